@@ -1,0 +1,1 @@
+"""What things are and mean: plain values and pure functions."""

@@ -1,0 +1,135 @@
+"""Everything that a user, an operator or the database can make go wrong, as one tree.
+
+    PostroadError
+    ├── Refused                    the caller's doing: nothing was stored
+    │   ├── InvalidValue           a parser's verdict, not yet tied to a field
+    │   ├── InvalidField           ... tied to the header, parameter or field it came in
+    │   ├── InvalidDestination
+    │   ├── LimitExceeded
+    │   ├── BodyTooLarge
+    │   ├── Unauthenticated
+    │   ├── Forbidden
+    │   └── NotFound
+    ├── Unavailable                ours: try again later
+    │   ├── IntakeFull
+    │   ├── OutcomeUnknown         the rows may or may not have been stored
+    │   └── DatabaseUnavailable
+    └── Misconfigured              the operator's doing: the process does not start
+
+What a destination does is a value (`domain.attempt.Reply`), never an exception.
+"""
+
+
+class PostroadError(Exception):
+    """The root; every leaf carries the data its reader needs."""
+
+
+class Refused(PostroadError):
+    """The request cannot be accepted as it is; nothing was stored."""
+
+
+class InvalidValue(Refused):
+    """A text that a parser refuses. Whoever knows where it came from turns it into an `InvalidField`."""
+
+    def __init__(self, value: str, expected: str) -> None:
+        self.value, self.expected = value, expected
+        super().__init__(f"{shown(value)}: expected {expected}")
+
+
+class InvalidField(Refused):
+    """A header, query parameter or body field with a value that is not allowed."""
+
+    def __init__(self, field: str, value: str, expected: str) -> None:
+        self.field, self.value, self.expected = field, value, expected
+        super().__init__(f"invalid {field}: got {shown(value)}, expected {expected}")
+
+
+class InvalidDestination(Refused):
+    """A destination that no request can be sent to. The wording of the reasons is QStash's where it is known."""
+
+    def __init__(self, reason: str, *, field: str = "destination url") -> None:
+        self.field, self.reason = field, reason
+        super().__init__(f"invalid {field}: {reason}")
+
+
+class EmptyDestination(Refused):
+    """No destination at all."""
+
+    def __init__(self) -> None:
+        super().__init__("a non-empty destination must be provided")
+
+
+class LimitExceeded(Refused):
+    """A value above a limit of this server, in QStash's wording."""
+
+    def __init__(self, quota: str, limit: int, *, field: str) -> None:
+        self.quota, self.limit, self.field = quota, limit, field
+        super().__init__(f"quota {quota} exceeded, current limit: {limit} (field: {field})")
+
+
+class BodyTooLarge(Refused):
+    """A request body above the limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__(f"quota maxMessageSize exceeded, current limit: {limit_bytes} bytes (field: body)")
+
+
+class Unauthenticated(Refused):
+    """No token, or one that this server does not know."""
+
+    def __init__(self) -> None:
+        super().__init__("unable to authenticate: invalid token")
+
+
+class Forbidden(Refused):
+    """A known token that may not do this."""
+
+    def __init__(self, access: str) -> None:
+        self.access = access
+        super().__init__(f"this token is {access} and may not do this")
+
+
+class NotFound(Refused):
+    """No such thing for this tenant; another tenant's thing answers the same."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"{kind} {shown(name, quote='')} not found")
+
+
+class Unavailable(PostroadError):
+    """This server cannot take the request now."""
+
+    retry_after_seconds = 1
+
+
+class IntakeFull(Unavailable):
+    """Too many publishes wait for their commit already."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is at capacity, try again later")
+
+
+class OutcomeUnknown(Unavailable):
+    """The database did not say whether the commit took place. What was stored, if anything, will be delivered."""
+
+    def __init__(self) -> None:
+        super().__init__("the outcome of storing the message is unknown, publish again with a deduplication id to be safe")
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached or refuses to work."""
+
+    def __init__(self) -> None:
+        super().__init__("the database is unavailable, try again later")
+
+
+class Misconfigured(PostroadError):
+    """A setting, or the database, is not fit for service. The sentence says what to change."""
+
+
+def shown(value: str, quote: str = "'") -> str:
+    """The value for an error text: cut at 100 characters, control characters made visible."""
+    text = value if len(value) <= 100 else f"{value[:100]}…"
+    return f"{quote}{''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}{quote}"
