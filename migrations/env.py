@@ -1,0 +1,32 @@
+"""Runs the migrations on one connection: the one that is handed in, else one to POSTROAD_DATABASE_URL."""
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from postroad.store.engine import sqlalchemy_url
+from postroad.store.tables import metadata
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_configured() -> None:
+    engine = create_async_engine(sqlalchemy_url(os.environ["POSTROAD_DATABASE_URL"]), poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+    await engine.dispose()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    migrate(given)
+else:
+    asyncio.run(migrate_configured())

@@ -1,0 +1,89 @@
+"""The FastAPI application, and the door in front of it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from postroad import __version__
+from postroad.api import dlq, health, keys, logs, messages
+from postroad.api.auth import Authentication
+from postroad.api.context import Context, json
+from postroad.api.documents import describe
+from postroad.api.door import App, Door
+from postroad.api.problems import problem
+from postroad.errors import PostroadError
+
+
+def application(context: Context, *, docs: bool) -> App:
+    """Everything that answers HTTP."""
+    app = FastAPI(
+        title="Postroad",
+        version=__version__,
+        description="HTTP message delivery, compatible with QStash.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if docs else None,
+        redirect_slashes=False,
+    )
+    auth = Authentication(context.tenancy)
+    for routes in (
+        messages.router(context, auth),
+        dlq.router(context, auth),
+        logs.router(context, auth),
+        keys.router(context, auth),
+        health.router(context),
+    ):
+        app.include_router(routes)
+    app.add_exception_handler(PostroadError, _refused)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _defect)
+    if docs:
+        describe(app)
+        _serve_docs(app)
+    return Door(
+        app, intake=context.intake, tenancy=context.tenancy, limits=context.limits, clock=context.clock
+    )
+
+
+def _serve_docs(app: FastAPI) -> None:
+    """/docs with its script and style sheet from this server: no page of ours loads anything from elsewhere."""
+    spec = find_spec("fastapi_offline")
+    assert spec is not None
+    assert spec.origin is not None
+    app.mount("/docs/assets", StaticFiles(directory=Path(spec.origin).parent / "static"))
+
+    @app.get("/docs", include_in_schema=False)
+    async def documentation() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Postroad API",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="data:,",
+        )
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PostroadError)
+    answer = problem(error)
+    return Response(
+        answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers}
+    )
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = {404: f"no such endpoint: {request.method} {request.url.path}", 405: f"{request.method} is not allowed here"}
+    return json({"error": text.get(error.status_code, str(error.detail))}, error.status_code)
+
+
+async def _defect(_: Request, error: Exception) -> Response:
+    """The server logs the traceback itself when it gets the error after this answer."""
+    return json({"error": "internal error"}, 500)

@@ -1,0 +1,71 @@
+"""Who asks: the token of a request, and what it may do."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+from urllib.parse import unquote_plus
+
+from fastapi import Request
+
+from postroad.domain.tenant import Access, Caller
+from postroad.errors import Forbidden, Unauthenticated
+from postroad.tenancy import Tenancy
+
+TOKEN_PARAMETER = "qstash_token"  # noqa: S105  the name of a parameter, not a token
+
+
+def bearer(authorization: str) -> str | None:
+    """The token in an Authorization header."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def token_in_query(query_string: str) -> str | None:
+    """The token among the query parameters, meant for webhooks and browsers."""
+    for part in query_string.split("&"):
+        name, _, value = part.partition("=")
+        if name == TOKEN_PARAMETER and value:
+            # A plus sign is a character of base64, so it stays one.
+            return unquote_plus(value.replace("+", "%2B"))
+    return None
+
+
+def may_publish(caller: Caller) -> Caller:
+    """The caller, if its token may publish."""
+    return caller if caller.access in (Access.FULL, Access.PUBLISH_ONLY) else _forbid(caller)
+
+
+def may_read(caller: Caller) -> Caller:
+    """The caller, if its token may read."""
+    return caller if caller.access in (Access.FULL, Access.READ_ONLY) else _forbid(caller)
+
+
+def may_change(caller: Caller) -> Caller:
+    """The caller, if its token may do everything."""
+    return caller if caller.access is Access.FULL else _forbid(caller)
+
+
+class Authentication:
+    """FastAPI dependencies that give the caller of a request."""
+
+    def __init__(self, tenancy: Tenancy) -> None:
+        self._tenancy = tenancy
+
+    async def caller(self, request: Request) -> Caller:
+        """Whoever holds the token. Raises `Unauthenticated`."""
+        token = bearer(request.headers.get("authorization", "")) or token_in_query(request.url.query)
+        if token is None:
+            raise Unauthenticated
+        return await self._tenancy.caller(token)
+
+    async def reader(self, request: Request) -> Caller:
+        """A caller that may read."""
+        return may_read(await self.caller(request))
+
+    async def changer(self, request: Request) -> Caller:
+        """A caller that may change things."""
+        return may_change(await self.caller(request))
+
+
+def _forbid(caller: Caller) -> NoReturn:
+    raise Forbidden(caller.access.value)

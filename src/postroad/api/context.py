@@ -1,0 +1,38 @@
+"""What the routes work with, wired by `app`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from fastapi.responses import Response
+from orjson import dumps
+
+from postroad.clock import Clock
+from postroad.domain.limits import Limits
+from postroad.intake import Intake
+from postroad.publish import Publisher
+from postroad.store.engine import Database
+from postroad.tenancy import Tenancy
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`expect` tells the local dispatcher that something falls due; `unready` lists why no traffic should come here."""
+
+    database: Database
+    intake: Intake
+    publisher: Publisher
+    tenancy: Tenancy
+    clock: Clock
+    limits: Limits
+    message_linger: timedelta
+    expect: Callable[[timedelta], None]
+    unready: Callable[[], Awaitable[list[str]]]
+
+
+def json(content: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(dumps(content), status, media_type="application/json")

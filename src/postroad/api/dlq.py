@@ -1,0 +1,191 @@
+"""The dead letter queue: looked at, retried, deleted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from postroad.api.auth import Authentication
+from postroad.api.context import Context, json
+from postroad.api.query import Query
+from postroad.api.wire import dead_letter_view
+from postroad.domain.dead_letter import DeadLetter, dead_letter_number
+from postroad.domain.ids import MessageId, message_text
+from postroad.domain.publication import Publication, parse_overrides
+from postroad.domain.tenant import Caller, TenantId
+from postroad.errors import InvalidField, NotFound
+from postroad.store import dead_letters
+from postroad.store.engine import Connection
+from postroad.store.filters import Filters
+
+MOST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters a bulk call is about, and how many of them at a time."""
+
+    filters: Filters
+    numbers: tuple[int, ...] | None
+    statuses: tuple[int, ...] | None
+    before: int | None
+    count: int
+    oldest_first: bool
+
+    async def page(self, connection: Connection, tenant_id: TenantId) -> tuple[list[DeadLetter], str | None]:
+        """The letters and the cursor of the page after them."""
+        letters = await dead_letters.page(
+            connection,
+            tenant_id,
+            self.filters,
+            numbers=self.numbers,
+            statuses=self.statuses,
+            before=self.before,
+            limit=self.count + 1,
+            oldest_first=self.oldest_first,
+        )
+        more = len(letters) > self.count
+        letters = letters[: self.count]
+        return letters, letters[-1].id if more else None
+
+
+def router(context: Context, auth: Authentication) -> APIRouter:
+    """The routes under /v2/dlq."""
+    routes = APIRouter(prefix="/v2/dlq", tags=["DLQ"])
+    database = context.database
+
+    @routes.get("", summary="List dead letters")
+    async def list_(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
+        """Dead letters, the newest first. `cursor` is absent on the last page."""
+        selection = _selection(Query.of(request))
+        async with database.connection() as connection:
+            letters, cursor = await selection.page(connection, caller.tenant_id)
+        return json(_page({"messages": [dead_letter_view(letter) for letter in letters]}, cursor))
+
+    @routes.delete("", summary="Delete dead letters")
+    async def delete_all(request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """Delete by ids or filters, from the query or from the JSON body of older clients."""
+        selection = _selection(await Query.with_body(request))
+        async with database.transaction() as connection:
+            letters, cursor = await selection.page(connection, caller.tenant_id)
+            numbers = [letter.number for letter in letters]
+            deleted = await dead_letters.delete(connection, caller.tenant_id, numbers)
+        return json(_page({"deleted": deleted}, cursor))
+
+    @routes.post("/retry", summary="Retry dead letters", status_code=201)
+    async def retry_all(request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """Publish matching dead letters anew and remove them."""
+        selection = _selection(await Query.with_body(request))
+        async with database.transaction() as connection:
+            letters, cursor = await selection.page(connection, caller.tenant_id)
+            if selection.numbers and not letters:
+                raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
+            numbers = [letter.number for letter in letters]
+            ids = await _retry(context, connection, caller.tenant_id, numbers, _fields(request))
+        context.expect(timedelta(0))
+        responses = [{"messageId": message_text(identity)} for identity in ids]
+        return json({"cursor": cursor or "", "responses": responses}, 201)
+
+    @routes.post("/retry/{dlq_id}", summary="Retry a dead letter", status_code=201)
+    async def retry(dlq_id: str, request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """Publish a dead letter anew, under a new id, and remove it. `Upstash-*` headers override its options."""
+        number = _number(dlq_id)
+        async with database.transaction() as connection:
+            ids = await _retry(context, connection, caller.tenant_id, [number], _fields(request))
+            if not ids:
+                raise NotFound("DLQ message", dlq_id)
+        context.expect(timedelta(0))
+        return json({"messageId": message_text(ids[0])}, 201)
+
+    @routes.get("/{dlq_id}", summary="Get a dead letter")
+    async def get(dlq_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
+        """One dead letter."""
+        selection = Selection(Filters(), (_number(dlq_id),), None, None, 1, oldest_first=False)
+        async with database.connection() as connection:
+            letters, _ = await selection.page(connection, caller.tenant_id)
+        if not letters:
+            raise NotFound("DLQ message", dlq_id)
+        return json(dead_letter_view(letters[0]))
+
+    @routes.delete("/{dlq_id}", summary="Delete a dead letter")
+    async def delete(dlq_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """Delete one dead letter."""
+        async with database.transaction() as connection:
+            if not await dead_letters.delete(connection, caller.tenant_id, [_number(dlq_id)]):
+                raise NotFound("DLQ message", dlq_id)
+        return Response(status_code=200)
+
+    return routes
+
+
+async def _retry(
+    context: Context,
+    connection: Connection,
+    tenant_id: TenantId,
+    numbers: Sequence[int],
+    fields: Sequence[tuple[str, str]],
+) -> list[MessageId]:
+    """Publish and remove in the caller's transaction, so that a letter is never both or neither."""
+    letters = await dead_letters.lock(connection, tenant_id, numbers)
+    group = []
+    for letter in letters:
+        message = letter.stored.message
+        options = parse_overrides(fields, message.options, limits=context.limits, now_s=context.clock.now_s())
+        publication = Publication(message.url, message.body or b"", options, caller_ip=message.caller_ip)
+        group.append(context.publisher.message(tenant_id, publication))
+    if group:
+        await context.publisher.store(connection, group)
+        await dead_letters.delete(connection, tenant_id, [letter.number for letter in letters])
+    return [new.message.id for new in group]
+
+
+def _fields(request: Request) -> list[tuple[str, str]]:
+    return list(request.headers.items())
+
+
+def _selection(query: Query) -> Selection:
+    texts = query.take_all("dlqIds")
+    statuses = query.take_all("responseStatus")
+    cursor = query.take("cursor")
+    order = query.take("order") or "latestFirst"
+    if order not in ("latestFirst", "earliestFirst"):
+        raise InvalidField("order", order, "latestFirst or earliestFirst")
+    selection = Selection(
+        filters=query.take_filters() if texts is None else Filters(),
+        numbers=None if texts is None else tuple(n for text in texts if (n := dead_letter_number(text)) is not None),
+        statuses=None if statuses is None else tuple(_status(text) for text in statuses),
+        before=_cursor(cursor) if cursor else None,
+        count=query.take_int("count", default=MOST, least=1, most=MOST),
+        oldest_first=order == "earliestFirst",
+    )
+    if texts is not None:
+        query.take_filters()  # ids count, other filters are passed over
+    query.ignore("trimBody", "source", "api")
+    query.end()
+    return selection
+
+
+def _status(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 3:
+        raise InvalidField("responseStatus", text, "an HTTP status")
+    return int(text)
+
+
+def _cursor(text: str) -> int:
+    number = dead_letter_number(text)
+    if number is None:
+        raise InvalidField("cursor", text, "a cursor that an earlier page gave")
+    return number
+
+
+def _number(dlq_id: str) -> int:
+    number = dead_letter_number(dlq_id)
+    if number is None:
+        raise NotFound("DLQ message", dlq_id)
+    return number
+
+
+def _page(content: dict[str, Any], cursor: str | None) -> dict[str, Any]:
+    return content if cursor is None else {"cursor": cursor, **content}

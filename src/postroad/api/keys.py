@@ -1,0 +1,32 @@
+"""Signing keys: read and rotated."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from postroad.api.auth import Authentication
+from postroad.api.context import Context, json
+from postroad.api.wire import keys_view
+from postroad.domain.tenant import Caller
+
+
+def router(context: Context, auth: Authentication) -> APIRouter:
+    """/v2/keys, and the two paths under which clients rotate.
+
+    A read-only token may not see keys: whoever holds them can forge deliveries.
+    """
+    routes = APIRouter(prefix="/v2", tags=["Signing keys"])
+
+    @routes.get("/keys", summary="Get the signing keys")
+    async def get(caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """The current key, which signs, and the next one."""
+        return json(keys_view(await context.tenancy.keys(caller.tenant_id)))
+
+    @routes.post("/keys/rotate", summary="Rotate the signing keys")
+    @routes.post("/rotate", include_in_schema=False)
+    async def rotate(caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """The next key becomes the current one. Receivers that hold both go on verifying; rotate again only when all
+        of them have the new pair."""
+        return json(keys_view(await context.tenancy.rotate(caller.tenant_id)))
+
+    return routes

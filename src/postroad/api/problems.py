@@ -1,0 +1,63 @@
+"""Errors as HTTP: the one place that knows which status an error has."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import orjson
+
+from postroad.errors import (
+    BodyTooLarge,
+    Forbidden,
+    NotFound,
+    PostroadError,
+    Refused,
+    Unauthenticated,
+    Unavailable,
+)
+
+_log = logging.getLogger(__name__)
+
+JSON = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response ready to be sent."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (JSON,)
+
+
+def problem(error: PostroadError) -> Answer:
+    """QStash's error shape, `{"error": "<text>"}`, with the status that fits."""
+    body = orjson.dumps({"error": str(error)})
+    match error:
+        case Unavailable():
+            return Answer(503, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
+        case Unauthenticated():
+            return Answer(401, body, (JSON, (b"www-authenticate", b"Bearer")))
+        case _:
+            return Answer(_status(error), body)
+
+
+def unexpected(error: Exception) -> Answer:
+    """A defect of ours: logged here, and told without details."""
+    _log.error("a request failed inside the server", exc_info=error)
+    return Answer(500, orjson.dumps({"error": "internal error"}))
+
+
+def _status(error: PostroadError) -> int:
+    match error:
+        case NotFound():
+            return 404
+        case Forbidden():
+            return 403
+        case BodyTooLarge():
+            return 413
+        case Refused():
+            return 400
+        case _:
+            return 500

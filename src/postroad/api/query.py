@@ -1,0 +1,149 @@
+"""Query parameters: filters, pages and the old JSON bodies, read strictly.
+
+An unknown filter on a bulk call would match everything, so it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl
+
+import orjson
+from fastapi import Request
+
+from postroad.api.auth import TOKEN_PARAMETER
+from postroad.domain.ids import MessageId, parse_message_id
+from postroad.errors import BodyTooLarge, InvalidField
+from postroad.store.filters import MESSAGE_FIELDS, Filters
+
+_ALIASES = {"callerIP": "callerIp"}
+_MOST_BODY_BYTES = 4 * 1024 * 1024
+_LATEST_MS = 253_402_300_799_000
+
+
+@dataclass(slots=True)
+class Query:
+    """The parameters of a request by name, each with all of its values; taken out as they are understood."""
+
+    values: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: Request) -> Query:
+        """The parameters of the URL, the token aside."""
+        query = cls()
+        for name, value in parse_qsl(request.url.query, keep_blank_values=True):
+            if name != TOKEN_PARAMETER:
+                query.add(name, value)
+        return query
+
+    @classmethod
+    async def with_body(cls, request: Request) -> Query:
+        """... and those of the JSON body that older clients send. An empty body says nothing."""
+        query = cls.of(request)
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_BODY_BYTES:
+                raise BodyTooLarge(_MOST_BODY_BYTES)
+        if not body.strip():
+            return query
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object") from None
+        if not isinstance(document, dict):
+            raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object")
+        for name, value in document.items():
+            for item in value if isinstance(value, list) else [value]:
+                if item is not None:
+                    query.add(name, item if isinstance(item, str) else orjson.dumps(item).decode())
+        return query
+
+    def add(self, name: str, value: str) -> None:
+        """One more value of a parameter."""
+        self.values.setdefault(_ALIASES.get(name, name), []).append(value)
+
+    def take(self, name: str) -> str | None:
+        """The last value of a parameter that has one."""
+        values = self.values.pop(name, None)
+        return values[-1] if values else None
+
+    def take_all(self, *names: str) -> tuple[str, ...] | None:
+        """All values of parameters that may be repeated or hold a comma list; None when there are none."""
+        if not any(name in self.values for name in names):
+            return None
+        values = (part.strip() for name in names for text in self.values.pop(name, ()) for part in _split(name, text))
+        return tuple(dict.fromkeys(value for value in values if value))
+
+    def take_int(self, name: str, *, default: int, least: int, most: int) -> int:
+        """An integer; what is above the most counts as the most."""
+        text = self.take(name)
+        if text is None or not text:
+            return default
+        if not (text.isascii() and text.isdigit()) or int(text[:18]) < least:
+            raise InvalidField(name, text, f"an integer from {least} to {most}")
+        return min(int(text[:18]), most)
+
+    def take_instant(self, name: str) -> datetime | None:
+        """Unix milliseconds."""
+        text = self.take(name)
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit()) or len(text) > 15 or int(text) > _LATEST_MS:
+            raise InvalidField(name, text, "a Unix time in milliseconds")
+        return instant_of(int(text))
+
+    def take_flag(self, name: str) -> bool:
+        """A boolean that is false when absent."""
+        text = self.take(name)
+        match (text or "").lower():
+            case "" | "false" | "0":
+                return False
+            case "true" | "1":
+                return True
+        raise InvalidField(name, text or "", "true or false")
+
+    def take_message_ids(self) -> tuple[MessageId, ...] | None:
+        """`messageId` and `messageIds`; ids that cannot exist are left out, so they match nothing."""
+        texts = self.take_all("messageId", "messageIds")
+        return None if texts is None else known_ids(texts)
+
+    def take_filters(self) -> Filters:
+        """Every filter on messages that is given."""
+        return Filters(
+            message_ids=self.take_message_ids(),
+            values={
+                name: values for name in sorted(MESSAGE_FIELDS) if (values := self.take_all(name)) is not None
+            },
+            since=self.take_instant("fromDate"),
+            until=self.take_instant("toDate"),
+        )
+
+    def ignore(self, *names: str) -> None:
+        """Take parameters that older clients send and that mean nothing here."""
+        for name in names:
+            self.values.pop(name, None)
+
+    def end(self) -> None:
+        """Refuse whatever was not understood."""
+        for name, values in self.values.items():
+            raise InvalidField(name, values[-1], "no such parameter")
+
+
+def known_ids(texts: Iterable[str]) -> tuple[MessageId, ...]:
+    """The ids among the texts that could be a message's."""
+    return tuple(found for text in texts if (found := parse_message_id(text)) is not None)
+
+
+def instant_of(unix_ms: int) -> datetime:
+    """The instant of Unix milliseconds."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC)
+
+
+def _split(name: str, text: str) -> list[str]:
+    parts = text.split(",")
+    if name == "url" and not all(part.strip().startswith(("http://", "https://")) for part in parts):
+        return [text]  # a comma inside one URL
+    return parts

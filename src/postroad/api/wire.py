@@ -1,0 +1,132 @@
+"""What the API says about things: QStash's field names, units and omissions."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import timedelta
+from typing import Any
+
+from postroad.domain.callback import milliseconds
+from postroad.domain.dead_letter import DeadLetter
+from postroad.domain.headers import header_map
+from postroad.domain.ids import message_text
+from postroad.domain.log import Event, Position, State
+from postroad.domain.message import StoredMessage
+from postroad.domain.redaction import Redaction, parse_redaction, redacted_body
+from postroad.domain.reply import Headers
+from postroad.domain.tenant import SigningKeys
+
+_NOTHING = Redaction(body=False, all_headers=False, headers=frozenset())
+
+
+def message_view(stored: StoredMessage) -> dict[str, Any]:
+    """A message. Fields that were not set are absent, never null."""
+    message, options = stored.message, stored.message.options
+    view: dict[str, Any] = {
+        "messageId": message_text(message.id),
+        "url": message.url,
+        "method": options.method,
+        "header": _header(stored, options.headers),
+        **_text("body", _redaction(stored), message.body),
+        "maxRetries": options.retries,
+        "notBefore": milliseconds(stored.not_before),
+        "createdAt": milliseconds(stored.created_at),
+    }
+    for name, callback in (("callback", options.callback), ("failureCallback", options.failure_callback)):
+        if callback is not None:
+            view[name] = callback.url
+            if callback.options.headers:
+                view[f"{name}Header"] = _header(stored, callback.options.headers)
+    return view | _details(stored)
+
+
+def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:
+    """A message with the last answer of its destination; status 0 and the reason as body when there was none."""
+    view = message_view(letter.stored)
+    view["dlqId"] = letter.id
+    view["responseStatus"] = letter.status or 0
+    if letter.headers:
+        view["responseHeader"] = header_map(letter.headers)
+    answer = letter.body if letter.status is not None else (letter.reason or "").encode()
+    return view | _text("responseBody", _NOTHING, answer)
+
+
+def event_view(event: Event, *, trim_body: bool = False) -> dict[str, Any]:
+    """A line of the log. Two fields go by two names, because documents and clients differ."""
+    stored, message, options = event.stored, event.stored.message, event.stored.message.options
+    view: dict[str, Any] = {
+        "time": milliseconds(event.position.at),
+        "messageId": message_text(message.id),
+        "state": event.state.value,
+        "url": message.url,
+        "method": options.method,
+        "maxRetries": options.retries,
+        "header": _header(stored, options.headers),
+    }
+    redaction = _redaction(stored)
+    if message.body and not trim_body:
+        view["body"] = redacted_body(message.body) if redaction.body else b64encode(message.body).decode()
+    if event.next_due_at is not None:
+        view["nextDeliveryTime"] = milliseconds(event.next_due_at)
+    if event.state in (State.ERROR, State.FAILED) and event.reason is not None:
+        view["error"] = event.reason
+    if event.state is State.ERROR and event.status is not None:
+        view["responseStatus"] = event.status
+        view["responseHeader"] = view["responseHeaders"] = header_map(event.headers)
+        if not trim_body:
+            view["responseBody"] = b64encode(event.body or b"").decode()
+    if options.timeout is not None:
+        view["timeout"] = int(options.timeout / timedelta(milliseconds=1))
+    for name, callback in (("callback", options.callback), ("failureCallback", options.failure_callback)):
+        if callback is not None:
+            view[name] = callback.url
+            if callback.options.headers:
+                view[f"{name}Headers"] = _header(stored, callback.options.headers)
+    if options.retry_delay is not None:
+        view["retryDelayExpr"] = options.retry_delay
+    return view | _details(stored)
+
+
+def keys_view(keys: SigningKeys) -> dict[str, str]:
+    """The pair of signing keys."""
+    return {"current": keys.current, "next": keys.next}
+
+
+def cursor_of(position: Position) -> str:
+    """A position in the log as an opaque text."""
+    micros = int(position.at.timestamp()) * 1_000_000 + position.at.microsecond
+    return f"{micros}-{message_text(position.message_id)[4:]}-{position.ordinal}"
+
+
+def _header(stored: StoredMessage, headers: Headers) -> dict[str, list[str]]:
+    return header_map(_redaction(stored).redacted_headers(headers))
+
+
+def _redaction(stored: StoredMessage) -> Redaction:
+    text = stored.message.options.redact
+    return _NOTHING if text is None else parse_redaction(text)
+
+
+def _text(name: str, redaction: Redaction, body: bytes | None) -> dict[str, str]:
+    """Text as it is, anything else as base64; exactly one of the two fields."""
+    if body is None:
+        return {}
+    if redaction.body:
+        return {name: redacted_body(body)}
+    try:
+        return {name: body.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}Base64": b64encode(body).decode()}
+
+
+def _details(stored: StoredMessage) -> dict[str, Any]:
+    message, options = stored.message, stored.message.options
+    view: dict[str, Any] = {}
+    if message.caller_ip is not None:
+        view["callerIP"] = message.caller_ip
+    if options.labels:
+        view["label"] = options.labels[0]
+        view["labels"] = list(options.labels)
+    if options.retry_delay is not None:
+        view["retryDelayExpression"] = options.retry_delay
+    return view

@@ -1,0 +1,225 @@
+"""The composition root: from settings to a serving process. The only module that knows everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+
+import uvicorn
+import uvloop
+
+from postroad.api.app import application
+from postroad.api.context import Context
+from postroad.api.door import App
+from postroad.clock import Clock
+from postroad.dispatch.dispatcher import Dispatcher
+from postroad.dispatch.egress.client import Egress
+from postroad.dispatch.egress.tls import tls_context
+from postroad.domain.network import parse_policy
+from postroad.errors import Misconfigured, PostroadError
+from postroad.intake import Intake
+from postroad.publish import Publisher
+from postroad.resolver import Resolver
+from postroad.settings import Settings
+from postroad.store import migrations, partitions
+from postroad.store.engine import Database
+from postroad.tenancy import Tenancy
+
+_log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+
+class Node:
+    """One process: API and dispatcher as its roles say, on one event loop and one database pool."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._clock = Clock()
+        resolver = Resolver(parse_policy(settings.destinations or "public"))
+        tenancy = Tenancy(database)
+        publisher = Publisher(
+            clock=self._clock, resolver=resolver, deduplication_window=settings.deduplication_window
+        )
+        self._egress = Egress(
+            resolver,
+            max_response_bytes=settings.max_response_bytes,
+            ssl_context=tls_context(str(settings.ca_file) if settings.ca_file else None),
+        )
+        self._dispatcher: Dispatcher | None = None
+        if "dispatcher" in settings.roles:
+            self._dispatcher = Dispatcher(
+                database=database,
+                egress=self._egress,
+                publisher=publisher,
+                tenancy=tenancy,
+                clock=self._clock,
+                slots=settings.slots,
+                max_timeout=settings.max_timeout,
+            )
+        self._intake = Intake(
+            database=database, publisher=publisher, dispatcher=self._dispatcher, max_waiting=settings.max_waiting
+        )
+        context = Context(
+            database=database,
+            intake=self._intake,
+            publisher=publisher,
+            tenancy=tenancy,
+            clock=self._clock,
+            limits=settings.limits(),
+            message_linger=settings.message_linger,
+            expect=self._dispatcher.expect if self._dispatcher else _expect_nothing,
+            unready=self._unready,
+        )
+        self._application = application(context, docs=settings.docs)
+        self._stopping = False
+
+    async def run(self, listener: socket.socket | None, announce: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then stop: no new work, finish or give back, settle, leave."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with self._database.connection() as connection:
+            await self._clock.measure(connection)
+        tasks = [asyncio.create_task(self._intake.run(), name="intake")]
+        if self._dispatcher is not None:
+            tasks.append(asyncio.create_task(self._dispatcher.run(), name="dispatcher"))
+            await _first(self._dispatcher.ready(), tasks)
+        server = None
+        if listener is not None:
+            server = _Server(self._application)
+            tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="server"))
+            await _first(server.ready.wait(), tasks)
+        announce()
+        try:
+            await _first(stop.wait(), tasks)
+        finally:
+            self._stopping = True
+            await self._stop(server, tasks)
+
+    async def _stop(self, server: _Server | None, tasks: list[asyncio.Task[None]]) -> None:
+        if server is not None:
+            server.should_exit = True
+            await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
+        if self._dispatcher is not None:
+            await self._dispatcher.stop(self._settings.shutdown_grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._egress.close()
+
+    async def _unready(self) -> list[str]:
+        if self._stopping:
+            return ["the server is stopping"]
+        reasons = []
+        try:
+            async with self._database.connection() as connection:
+                if await migrations.revision(connection) != migrations.newest():
+                    reasons.append("the schema is not this version's: run postroad migrate")
+                elif await partitions.days_left(connection) < 1:
+                    reasons.append("partitions for the next day are missing")
+        except PostroadError as error:
+            reasons.append(str(error))
+        if self._dispatcher is not None and self._dispatcher.id is None:
+            reasons.append("the dispatcher is not alive")
+        return reasons
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own, and with an event for when it accepts connections."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=8,
+                backlog=BACKLOG,
+            )
+        )
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    def install_signal_handlers(self) -> None:
+        """The node has them."""
+
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        return suppress()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket on an address that nobody else has. Raises `Misconfigured`."""
+    listener = bind(host, port, shared=False)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def bind(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A bound socket; a shared one lets other processes of this node bind the same address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise Misconfigured(f"cannot listen on {host}:{port}: {error.strerror}, is something running there?") from error
+    return bound
+
+
+def serve(settings: Settings, url: str, listener: socket.socket | None, announce: Callable[[], None]) -> None:
+    """Run one process until it is told to stop. Raises `Misconfigured`."""
+
+    async def main() -> None:
+        database = await Database.connect(url, connections=settings.database_connections)
+        try:
+            async with database.connection() as connection:
+                found = await migrations.revision(connection)
+            if found != migrations.newest():
+                raise Misconfigured(
+                    f"the database's schema is at {found or 'nothing'}, this version needs {migrations.newest()}: "
+                    "run postroad migrate"
+                )
+            await Node(settings, database).run(listener, announce)
+        finally:
+            await database.close()
+
+    uvloop.run(main())
+
+
+async def _first(event: Awaitable[object], tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the event, unless one of the tasks ends before, which is a defect or a refusal."""
+    waiting = asyncio.ensure_future(event)
+    try:
+        await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done() and not waiting.done():
+                task.result()
+                raise RuntimeError(f"the {task.get_name()} ended by itself")
+    finally:
+        waiting.cancel()
+
+
+def _expect_nothing(_: timedelta) -> None:
+    """Nobody dispatches in this process."""

@@ -1,0 +1,95 @@
+"""`postroad dev`: one process, a PostgreSQL of its own, and the public users of QStash's development server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from postroad import app
+from postroad.domain.tenant import SigningKeys
+from postroad.settings import Settings
+from postroad.store import embedded, migrations, tenants
+from postroad.store.engine import connected
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DevUser:
+    """A user whose token and keys are public constants, documented by QStash for everybody's local tests."""
+
+    tenant: str
+    token: str
+    keys: SigningKeys
+
+
+DEV_USERS = (
+    DevUser(
+        "default",
+        "eyJVc2VySUQiOiJkZWZhdWx0VXNlciIsIlBhc3N3b3JkIjoiZGVmYXVsdFBhc3N3b3JkIn0=",
+        SigningKeys("sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r", "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs"),
+    ),
+    DevUser(
+        "testUser1",
+        "eyJVc2VySUQiOiJ0ZXN0VXNlcjEiLCJQYXNzd29yZCI6InRlc3RQYXNzd29yZCJ9",
+        SigningKeys("sig_7GVPjvuwsfqF65iC8fSrs1dfYruM", "sig_5NoELc3EFnZn4DVS5bDs2Nk4b7Ua"),
+    ),
+    DevUser(
+        "testUser2",
+        "eyJVc2VySUQiOiJ0ZXN0VXNlcjIiLCJQYXNzd29yZCI6InRlc3RQYXNzd29yZCJ9",
+        SigningKeys("sig_6jWGaWRxHsw4vMSPJprXadyvrybF", "sig_7qHbvhmahe5GwfePDiS5Lg3pi6Qx"),
+    ),
+    DevUser(
+        "testUser3",
+        "eyJVc2VySUQiOiJ0ZXN0VXNlcjMiLCJQYXNzd29yZCI6InRlc3RQYXNzd29yZCJ9",
+        SigningKeys("sig_5T8FcSsynBjn9mMLBsXhpacRovJf", "sig_7GFR4YaDshFcqsxWRZpRB161jguD"),
+    ),
+)
+
+
+def run(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until told to stop. `announce` gets the address once requests are accepted."""
+    listener = app.listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+    chosen = settings.model_copy(update={"destinations": settings.destinations or "any"})
+    with listener, database_url(settings) as url:
+        asyncio.run(prepare(url))
+        app.serve(chosen, url, listener, lambda: announce(address))
+
+
+def announcement(address: str) -> str:
+    """What to paste into a shell or a .env file, and the line that clients wait for."""
+    user = DEV_USERS[0]
+    return (
+        f"\nQSTASH_URL={address}\n"
+        f"QSTASH_TOKEN={user.token}\n"
+        f"QSTASH_CURRENT_SIGNING_KEY={user.keys.current}\n"
+        f"QSTASH_NEXT_SIGNING_KEY={user.keys.next}\n\n"
+        f"Postroad is running at {address}"
+    )
+
+
+async def prepare(url: str) -> None:
+    """Migrate, and make the public users."""
+    await migrations.migrate(url)
+    async with connected(url) as connection, connection.transaction():
+        for user in DEV_USERS:
+            tenant_id = await tenants.ensure(connection, user.tenant, keys=user.keys)
+            await tenants.add_token(connection, tenant_id, user.token, name="public development token")
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """The configured database, or an embedded one for as long as this lasts."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    server = embedded.start(settings.data_dir)
+    try:
+        yield server.url
+    finally:
+        embedded.stop(server)

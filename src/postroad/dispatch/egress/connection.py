@@ -1,0 +1,125 @@
+"""One connection to a destination: a request goes out, an answer comes in, and then perhaps again."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Protocol, cast
+
+from postroad.dispatch.egress.response import ResponseLimits, ResponseReader
+from postroad.domain.reply import NoResponse, Reply
+
+JOINED_BYTES = 64 * 1024
+"""Bodies up to this size are copied behind their head, which is cheaper than a second write."""
+
+
+class Unanswered(Enum):
+    """Ends of an exchange that are not the destination's last word."""
+
+    STALE = "the connection had been closed in the gap between two requests"
+    EXPIRED = "the deadline has passed"
+
+
+class Owner(Protocol):
+    """Who keeps the connections. Each method is called as soon as the fact is known, and at most once for it."""
+
+    def opened(self, connection: Connection) -> None: ...
+    def free(self, connection: Connection, now: float) -> None: ...
+    def useless(self, connection: Connection) -> None: ...
+    def closed(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """A connected transport with at most one exchange at a time."""
+
+    __slots__ = ("_answered", "_loop", "_owner", "_reader", "_transport", "born_at", "free_since", "place", "reused")
+
+    def __init__(self, place: tuple[str, str, int], owner: Owner, limits: ResponseLimits) -> None:
+        self.place = place
+        self.reused = False
+        self.born_at = self.free_since = 0.0
+        self._owner = owner
+        self._reader = ResponseReader(limits)
+        self._loop = asyncio.get_running_loop()
+        self._answered: asyncio.Future[Reply | Unanswered] | None = None
+
+    def exchange(self, method: str, head: bytes, body: bytes) -> asyncio.Future[Reply | Unanswered]:
+        """Send a request; the future is its end. Whoever stops waiting for it must call `abandon`."""
+        answered: asyncio.Future[Reply | Unanswered] = self._loop.create_future()
+        # A transport may go down between two turns of the loop; then nobody would end the exchange but its deadline.
+        if self._transport.is_closing():
+            answered.set_result(
+                Unanswered.STALE if self.reused else NoResponse("connection closed before any response")
+            )
+            return answered
+        self._answered = answered
+        self._reader.expect(method)
+        if len(body) <= JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        return answered
+
+    def abandon(self, answered: asyncio.Future[Reply | Unanswered]) -> None:
+        """Nobody waits for this exchange any more. Leaves alone a connection that has gone on to another one."""
+        if self._answered is answered:
+            self._answered = None
+            self.close()
+
+    def close(self) -> None:
+        """Close at once, whatever is still unsent; nothing that matters is."""
+        self._owner.useless(self)
+        self._transport.abort()
+
+    def shut_down(self) -> None:
+        """Close because this process stops, which is not the destination's doing."""
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(NoResponse("the server is shutting down"))
+        self.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.born_at = self._loop.time()
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        answered, reader = self._answered, self._reader
+        if answered is None:
+            self.close()  # nobody asked
+            return
+        if not reader.feed(data):
+            return
+        self._answered = None
+        # An answer that came before the request was out leaves the rest of the request in the way of the next.
+        if not reader.fault and reader.reusable and not self._transport.get_write_buffer_size():
+            self.reused = True
+            self._owner.free(self, self._loop.time())
+        else:
+            self.close()
+        if not answered.done():
+            answered.set_result(
+                NoResponse(f"invalid HTTP response: {reader.fault}") if reader.fault else reader.response()
+            )
+
+    def eof_received(self) -> None:
+        self._ended("closed")
+        self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended("closed" if error is None else "reset")
+        self._owner.useless(self)
+        self._owner.closed(self)
+
+    def _ended(self, how: str) -> None:
+        answered, self._answered = self._answered, None
+        if answered is None or answered.done():
+            return
+        reader = self._reader
+        if how == "closed" and reader.end():
+            answered.set_result(reader.response())
+        elif not reader.began and self.reused:
+            answered.set_result(Unanswered.STALE)
+        else:
+            when = "the response was complete" if reader.began else "any response"
+            answered.set_result(NoResponse(f"connection {how} before {when}"))

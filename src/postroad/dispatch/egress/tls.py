@@ -1,0 +1,35 @@
+"""How destinations are believed to be who they say they are."""
+
+from __future__ import annotations
+
+import ssl
+
+from postroad.errors import Misconfigured
+
+
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """A context that verifies certificates and host names, with TLS 1.2 or newer and HTTP/1.1 only.
+
+    Trusts the system's authorities, or those of SSL_CERT_FILE and SSL_CERT_DIR, and those in `ca_file` beside them.
+    Raises Misconfigured if that file cannot be used.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise Misconfigured(f"the CA file {ca_file} cannot be used: {error.strerror or error}") from error
+    return context
+
+
+def tls_reason(error: OSError) -> str:
+    """What went wrong in a handshake, as one sentence."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"TLS error: certificate verify failed: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS error: {(error.reason or str(error)).replace('_', ' ').lower()}"
+        case _:
+            return "TLS error: connection closed during the handshake"

@@ -1,0 +1,100 @@
+"""Chores that any node may run: rescue the deliveries of the dead, prune, make partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from postroad.domain.callback import callbacks
+from postroad.domain.dead_letter import dlq_id
+from postroad.domain.message import Attempt
+from postroad.domain.outcome import FAILED
+from postroad.domain.reply import NoResponse
+from postroad.errors import PostroadError
+from postroad.publish import Publisher
+from postroad.store import deduplications, deliveries, dispatchers, messages, partitions
+from postroad.store.deliveries import Rescued
+from postroad.store.engine import Connection, Database
+
+RESCUE_EVERY_S = 2.0
+PRUNE_EVERY_S = 30.0
+PARTITIONS_EVERY_S = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Janitor:
+    """Every chore is idempotent and safe to run on several nodes at once."""
+
+    def __init__(self, *, database: Database, publisher: Publisher, expect: Callable[[timedelta], None]) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._expect = expect
+
+    async def run(self) -> None:
+        """Run the chores, each at its own pace, until cancelled."""
+        async with asyncio.TaskGroup() as chores:
+            chores.create_task(_every(RESCUE_EVERY_S, self.rescue))
+            chores.create_task(_every(PRUNE_EVERY_S, self.prune))
+            chores.create_task(_every(PARTITIONS_EVERY_S, self.make_partitions))
+
+    async def rescue(self) -> None:
+        """Give the deliveries of dispatchers that stopped beating back to everybody."""
+        async with self._database.connection() as connection:
+            if not await dispatchers.any_dead(connection):
+                return
+        async with self._database.transaction() as connection:
+            dead = await deliveries.lock_dead(connection)
+            if not dead:
+                return
+            count = 0
+            while rescued := await deliveries.rescue(connection, dead):
+                count += len(rescued)
+                await self._report_poison(connection, [one for one in rescued if one.dead_letter_id is not None])
+            await dispatchers.forget(connection, dead)
+        _log.warning("dispatchers %s are gone, %d deliveries were taken back from them", dead, count)
+        if count:
+            self._expect(timedelta(0))
+
+    async def prune(self) -> None:
+        """Delete deduplication keys whose window is over."""
+        while True:
+            async with self._database.single() as connection:
+                if await deduplications.prune(connection, limit=5_000) < 5_000:
+                    return
+
+    async def make_partitions(self) -> None:
+        """Keep a week of partitions ahead."""
+        async with self._database.transaction() as connection:
+            await partitions.make(connection)
+
+    async def _report_poison(self, connection: Connection, buried: list[Rescued]) -> None:
+        """The failure callbacks of messages that were buried without an answer."""
+        stored = {one.message.id: one for one in await messages.fetch(connection, [one.id for one in buried])}
+        reply = NoResponse("the message was given up after five attempts whose outcome was lost")
+        group = []
+        for one in buried:
+            assert one.dead_letter_id is not None
+            assert one.failed_at is not None
+            source = stored[one.id]
+            attempt = Attempt(source, lease=0, retried=one.retried, destination=0)
+            letter = dlq_id(one.dead_letter_id, one.failed_at)
+            body = source.message.body
+            if body is None:
+                body = await messages.fetch_body(connection, one.id)
+            for publication in callbacks(attempt, reply, FAILED, body=body, dlq_id=letter):
+                group.append(self._publisher.report(source.message.tenant_id, publication, source_id=one.id))
+        if group:
+            await self._publisher.store(connection, group)
+
+
+async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
+    """Run a chore again and again. The database's troubles pass; it is tried again at the next turn."""
+    while True:
+        try:
+            await chore()
+        except PostroadError as error:
+            _log.warning("%s: %s", chore.__name__, error)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,180 @@
+"""Settles finished attempts by the batch, with their callbacks in the same transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import assert_never
+
+from postroad.dispatch.deliver import Finished
+from postroad.domain.callback import callbacks
+from postroad.domain.dead_letter import dlq_id
+from postroad.domain.ids import MessageId
+from postroad.domain.outcome import Delivered, Failed, Retry, error_text
+from postroad.domain.reply import NoResponse, Response
+from postroad.errors import InvalidDestination, Unavailable
+from postroad.publish import Publisher
+from postroad.store.deliveries import Ended, Settled, Settlement, settle
+from postroad.store.engine import Connection, Database, TryAgain
+from postroad.store.messages import NewMessage, header_text
+from postroad.telemetry import attempt_ended
+
+BATCH = 500
+_LONGEST_PAUSE_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Takes finished attempts and makes them history. While one batch commits, the next one gathers."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        publisher: Publisher,
+        gone: Callable[[Sequence[MessageId]], None],
+        expect: Callable[[timedelta], None],
+    ) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._gone = gone
+        self._expect = expect
+        self._finished: deque[Finished] = deque()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def add(self, finished: Finished) -> None:
+        """Have an attempt settled, soon."""
+        self._finished.append(finished)
+        self._arrived.set()
+        self._idle.clear()
+
+    @property
+    def waiting(self) -> int:
+        """Finished attempts that no batch has taken yet."""
+        return len(self._finished)
+
+    async def settled(self) -> None:
+        """Until nothing is left to settle."""
+        await self._idle.wait()
+
+    async def run(self, dispatcher_id: int) -> None:
+        """Settle for this dispatcher, batch after batch, until cancelled."""
+        if not self._finished:
+            self._idle.set()
+        while True:
+            await self._arrived.wait()
+            batch = [self._finished.popleft() for _ in range(min(BATCH, len(self._finished)))]
+            if not self._finished:
+                self._arrived.clear()
+            await self._settle_until_known(dispatcher_id, batch)
+            self._gone([finished.attempt.message.id for finished in batch])
+            if not self._finished:
+                self._idle.set()
+
+    async def _settle_until_known(self, dispatcher_id: int, batch: list[Finished]) -> None:
+        """Repeat until the database has answered. Rows that do not come back were settled before, or lost: both final."""
+        pause = 0.02
+        while True:
+            try:
+                await self._settle(dispatcher_id, batch)
+            except TryAgain:
+                continue
+            except Unavailable as error:
+                _log.warning("settling %d attempts waits for the database: %s", len(batch), error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            else:
+                return
+
+    async def _settle(self, dispatcher_id: int, batch: list[Finished]) -> None:
+        settlements = [_settlement(finished) for finished in batch]
+        if not any(_is_reported(finished) for finished in batch):
+            async with self._database.single() as connection:
+                settled = await settle(connection, dispatcher_id, settlements)
+            reported = False
+        else:
+            async with self._database.transaction() as connection:
+                settled = await settle(connection, dispatcher_id, settlements)
+                reported = await self._report(connection, batch, settled)
+        took_effect = {one.id for one in settled}
+        for finished in batch:
+            attempt_ended(
+                finished.attempt,
+                finished.reply,
+                finished.outcome,
+                finished.duration,
+                took_effect=finished.attempt.message.id in took_effect,
+            )
+        waits = [finished.outcome.delay for finished in batch if isinstance(finished.outcome, Retry)]
+        if reported:
+            waits.append(timedelta(0))
+        if waits:
+            self._expect(min(waits))
+
+    async def _report(self, connection: Connection, batch: Sequence[Finished], settled: Sequence[Settled]) -> bool:
+        """Publish the callbacks of exactly those settlements that took effect."""
+        by_id = {one.id: one for one in settled}
+        group: list[NewMessage] = []
+        for finished in batch:
+            one = by_id.get(finished.attempt.message.id)
+            if one is not None and not one.canceled:
+                group += self._reports(finished, one)
+        if group:
+            await self._publisher.store(connection, group)
+        return bool(group)
+
+    def _reports(self, finished: Finished, settled: Settled) -> list[NewMessage]:
+        letter = None
+        if settled.dead_letter_id is not None and settled.failed_at is not None:
+            letter = dlq_id(settled.dead_letter_id, settled.failed_at)
+        message = finished.attempt.message
+        reports: list[NewMessage] = []
+        for publication in callbacks(
+            finished.attempt, finished.reply, finished.outcome, body=finished.body, dlq_id=letter
+        ):
+            try:
+                reports.append(self._publisher.report(message.tenant_id, publication, source_id=message.id))
+            except InvalidDestination as error:
+                # It was valid when the source was published, so only a newer version's rules get here.
+                _log.warning("a callback of %s is dropped: %s", message.id, error)
+        return reports
+
+
+def _is_reported(finished: Finished) -> bool:
+    options = finished.attempt.message.options
+    return options.callback is not None or (
+        options.failure_callback is not None and isinstance(finished.outcome, Failed)
+    )
+
+
+def _settlement(finished: Finished) -> Settlement:
+    """What is stored of an attempt: of one that failed also the response, or the reason why there is none."""
+    attempt, reply, outcome = finished.attempt, finished.reply, finished.outcome
+    status, reason, header, body = None, None, None, None
+    if isinstance(reply, Response):
+        status = reply.status
+    if not isinstance(outcome, Delivered):
+        reason = error_text(reply).replace("\0", "")
+        if isinstance(reply, Response):
+            header, body = header_text(reply.headers), reply.body
+        elif isinstance(reply, NoResponse):
+            pass
+        else:
+            assert_never(reply)
+    match outcome:
+        case Delivered():
+            ended, delay = Ended.DELIVERED, None
+        case Retry(delay):
+            ended = Ended.RETRY
+        case Failed():
+            ended, delay = Ended.FAILED, None
+        case _:
+            assert_never(outcome)
+    return Settlement(
+        attempt.message.id, attempt.lease, ended, finished.duration, delay, status, reason, header, body
+    )

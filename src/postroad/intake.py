@@ -1,0 +1,231 @@
+"""Group commit: publishes that arrive together are stored together, and each is answered after its commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from postroad.domain.message import IMMEDIATELY, After, Attempt, NotBefore, StoredMessage
+from postroad.domain.publication import Publication
+from postroad.domain.tenant import TenantId
+from postroad.errors import DatabaseUnavailable, IntakeFull, OutcomeUnknown, PostroadError, Refused
+from postroad.publish import Published, Publisher
+from postroad.store.engine import Database, DataRefused, TryAgain
+from postroad.store.messages import TRAVELLING_BODY_BYTES, NewMessage, Stored
+
+GROUP_MESSAGES = 500
+GROUP_BYTES = 8 * 1024 * 1024
+_TRIES = 5
+
+
+class MessageRefused(Refused):
+    """The database refuses this very message; its neighbours in the group were stored."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the message cannot be stored: {reason}")
+
+
+class LocalDispatcher(Protocol):
+    """What the intake needs of the dispatcher in the same process."""
+
+    @property
+    def id(self) -> int | None:
+        """The dispatcher's row, None while it may not lease."""
+
+    def reserve(self, destination: int) -> bool:
+        """Take a free slot for a delivery that is about to be stored."""
+
+    def release(self, destination: int) -> None:
+        """Give a reserved slot back."""
+
+    def hand_over(self, attempts: Sequence[Attempt]) -> None:
+        """Start attempts that were stored as leased to this dispatcher, in their reserved slots."""
+
+    def expect(self, wait: timedelta) -> None:
+        """Something stored falls due after this wait."""
+
+
+@dataclass(slots=True)
+class _Submission:
+    """What one caller waits for."""
+
+    news: list[NewMessage]
+    answer: asyncio.Future[list[Published | PostroadError]]
+    size: int
+
+
+class Intake:
+    """Gathers publishes while the commit before is under way. No timer: groups grow with the load by themselves."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        publisher: Publisher,
+        dispatcher: LocalDispatcher | None,
+        max_waiting: int = 20_000,
+        max_waiting_bytes: int = 256 * 1024 * 1024,
+    ) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._dispatcher = dispatcher
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._submissions: deque[_Submission] = deque()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+
+    async def publish(self, tenant_id: TenantId, publication: Publication) -> Published:
+        """Store one publication. Returns after the commit; raises what refused it."""
+        await self._publisher.look_up(publication)
+        [answer] = await self._submit([self._publisher.message(tenant_id, publication)])
+        if isinstance(answer, PostroadError):
+            raise answer
+        return answer
+
+    async def publish_all(
+        self, tenant_id: TenantId, publications: Sequence[Publication]
+    ) -> list[Published | PostroadError]:
+        """Store several publications in one group; each has its own answer. Raises what refuses all of them."""
+        for publication in publications:
+            await self._publisher.look_up(publication)
+        return await self._submit([self._publisher.message(tenant_id, publication) for publication in publications])
+
+    async def run(self) -> None:
+        """Store what arrives, group after group, until cancelled; what waits then is refused."""
+        try:
+            while True:
+                await self._arrived.wait()
+                group = self._take()
+                if group:
+                    await self._store_group(group)
+        finally:
+            self._refuse_waiting(DatabaseUnavailable())
+
+    async def _submit(self, news: list[NewMessage]) -> list[Published | PostroadError]:
+        size = sum(new.message.body_bytes for new in news)
+        if self._waiting and (
+            self._waiting + len(news) > self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes
+        ):
+            raise IntakeFull
+        submission = _Submission(news, asyncio.get_running_loop().create_future(), size)
+        self._submissions.append(submission)
+        self._waiting += len(news)
+        self._waiting_bytes += size
+        self._arrived.set()
+        return await submission.answer
+
+    def _take(self) -> list[_Submission]:
+        group: list[_Submission] = []
+        messages = size = 0
+        while self._submissions:
+            head = self._submissions[0]
+            if group and (messages + len(head.news) > GROUP_MESSAGES or size + head.size > GROUP_BYTES):
+                break
+            group.append(self._submissions.popleft())
+            messages += len(head.news)
+            size += head.size
+        self._waiting -= messages
+        self._waiting_bytes -= size
+        if not self._submissions:
+            self._arrived.clear()
+        return group
+
+    async def _store_group(self, group: list[_Submission]) -> None:
+        news = [new for submission in group for new in submission.news]
+        answers: list[Published | PostroadError] = []
+        try:
+            for start in range(0, len(news), GROUP_MESSAGES):
+                answers += await self._store(news[start : start + GROUP_MESSAGES])
+        finally:
+            answers += [OutcomeUnknown()] * (len(news) - len(answers))
+            at = 0
+            for submission in group:
+                if not submission.answer.done():
+                    submission.answer.set_result(answers[at : at + len(submission.news)])
+                at += len(submission.news)
+
+    async def _store(self, news: Sequence[NewMessage]) -> list[Published | PostroadError]:
+        """Store a group; one that the database refuses is halved until the culprit stands alone."""
+        try:
+            stored = await self._insert(news)
+        except DataRefused as error:
+            if len(news) == 1:
+                return [MessageRefused(str(error))]
+            half = len(news) // 2
+            return await self._store(news[:half]) + await self._store(news[half:])
+        except OutcomeUnknown as error:
+            return [error] * len(news)
+        except (DatabaseUnavailable, TryAgain):
+            # What waits behind would wait just as long in vain: it is told now, and nothing of it was sent.
+            self._refuse_waiting(DatabaseUnavailable())
+            return [DatabaseUnavailable()] * len(news)
+        return [
+            Published(one.id, new.message.url, deduplicated=not one.is_new)
+            for new, one in zip(news, stored, strict=True)
+        ]
+
+    async def _insert(self, news: Sequence[NewMessage]) -> list[Stored]:
+        dispatcher = self._dispatcher
+        if dispatcher is None or dispatcher.id is None:
+            return await self._insert_rows(news, None)
+        for new in news:
+            new.mine = _may_be_handed_over(new) and dispatcher.reserve(new.destination)
+        stored: list[Stored] = []
+        try:
+            stored = await self._insert_rows(news, dispatcher.id)
+        finally:
+            # Slots of what was not stored, or not granted, are free again.
+            for index, new in enumerate(news):
+                if new.mine and not (stored and stored[index].handed_over):
+                    dispatcher.release(new.destination)
+        attempts = [
+            Attempt(StoredMessage(new.message, one.created_at), lease=1, retried=0, destination=new.destination)
+            for new, one in zip(news, stored, strict=True)
+            if one.handed_over
+        ]
+        if attempts:
+            dispatcher.hand_over(attempts)
+        if len(attempts) < len(news):
+            waits = [_wait(new, one) for new, one in zip(news, stored, strict=True) if one.is_new and not one.handed_over]
+            if waits:
+                dispatcher.expect(min(waits))
+        return stored
+
+    async def _insert_rows(self, news: Sequence[NewMessage], dispatcher_id: int | None) -> list[Stored]:
+        for _ in range(_TRIES - 1):
+            try:
+                async with self._database.single() as connection:
+                    return await self._publisher.store(connection, news, dispatcher_id=dispatcher_id)
+            except TryAgain:
+                continue
+        async with self._database.single() as connection:
+            return await self._publisher.store(connection, news, dispatcher_id=dispatcher_id)
+
+    def _refuse_waiting(self, error: PostroadError) -> None:
+        while self._submissions:
+            submission = self._submissions.popleft()
+            self._waiting -= len(submission.news)
+            self._waiting_bytes -= submission.size
+            if not submission.answer.done():
+                submission.answer.set_result([error] * len(submission.news))
+        self._arrived.clear()
+
+
+def _may_be_handed_over(new: NewMessage) -> bool:
+    return new.message.options.when is IMMEDIATELY and new.message.body_bytes <= TRAVELLING_BODY_BYTES
+
+
+def _wait(new: NewMessage, stored: Stored) -> timedelta:
+    match new.message.options.when:
+        case After(delay):
+            return delay
+        case NotBefore():
+            return StoredMessage(new.message, stored.created_at).not_before - stored.created_at
+    return timedelta(0)

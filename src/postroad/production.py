@@ -1,0 +1,122 @@
+"""`postroad serve`: production, with one process or several on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+from postroad import app, telemetry
+from postroad.dev import DEV_USERS
+from postroad.errors import Misconfigured
+from postroad.settings import Settings
+from postroad.store import migrations, tenants
+from postroad.store.engine import connected
+
+_log = logging.getLogger(__name__)
+
+_RESTART_PAUSE_S = 1.0
+
+
+def run(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until told to stop. Raises `Misconfigured` when something is missing or unsafe."""
+    if settings.database_url is None:
+        raise Misconfigured("serve needs POSTROAD_DATABASE_URL; `postroad dev` runs a PostgreSQL of its own")
+    url = settings.database_url.get_secret_value()
+    asyncio.run(prepare(settings, url))
+    if settings.workers > 1:
+        _supervise(settings, url, announce)
+        return
+    listener = app.listen(settings.host, settings.port) if "api" in settings.roles else None
+    app.serve(settings, url, listener, lambda: announce(_address(settings, listener)))
+
+
+async def prepare(settings: Settings, url: str) -> None:
+    """Check the schema, make the first tenant, accept the configured token, refuse the public ones."""
+    async with connected(url) as connection:
+        found = await migrations.revision(connection)
+        if found != migrations.newest():
+            raise Misconfigured(
+                f"the database's schema is at {found or 'nothing'}, this version needs {migrations.newest()}: "
+                "run postroad migrate"
+            )
+        async with connection.transaction():
+            tenant_id = await tenants.ensure(connection, "default")
+            if settings.token is not None:
+                token = settings.token.get_secret_value()
+                _refuse_public(settings, {token})
+                if len(token) < 16:
+                    raise Misconfigured("POSTROAD_TOKEN is too short to be safe: use 16 characters or more")
+                await tenants.add_token(connection, tenant_id, token, name="POSTROAD_TOKEN")
+        public = {user.token for user in DEV_USERS if await tenants.has_token(connection, user.token)}
+        _refuse_public(settings, public)
+        if not await tenants.has_tokens(connection):
+            _log.warning("nobody can publish yet: make a token with `postroad token create`, or set POSTROAD_TOKEN")
+
+
+def _refuse_public(settings: Settings, tokens: set[str]) -> None:
+    if not settings.allow_dev_credentials and tokens & {user.token for user in DEV_USERS}:
+        raise Misconfigured(
+            "this server would accept the public development tokens, which everybody knows: use another database and "
+            "token, or set POSTROAD_ALLOW_DEV_CREDENTIALS=true"
+        )
+
+
+def _address(settings: Settings, listener: socket.socket | None) -> str:
+    if listener is None:
+        return "(no API in this node)"
+    return f"http://{settings.host}:{listener.getsockname()[1]}"
+
+
+def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) -> None:
+    """Keep the workers running. A worker that dies is replaced; its deliveries are rescued by the others meanwhile."""
+    context = multiprocessing.get_context("spawn")
+    reserved = None
+    if "api" in settings.roles:
+        app.listen(settings.host, settings.port).close()  # somebody else on the port is an error, not a partner
+        reserved = app.bind(settings.host, settings.port, shared=True)
+        settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
+    stopping = False
+
+    def stop(_: int, __: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for worker in workers:
+            worker.terminate()
+
+    def start() -> BaseProcess:
+        worker = context.Process(target=_work, args=(settings, url), daemon=False)
+        worker.start()
+        return worker
+
+    workers: list[BaseProcess] = [start() for _ in range(settings.workers)]
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    announce(_address(settings, reserved))
+    while workers:
+        wait([worker.sentinel for worker in workers], timeout=1.0)
+        ended = [worker for worker in workers if not worker.is_alive()]
+        workers = [worker for worker in workers if worker.is_alive()]
+        for worker in ended:
+            if not stopping:
+                _log.error("worker %s ended with code %s and is replaced", worker.pid, worker.exitcode)
+                time.sleep(_RESTART_PAUSE_S)
+                workers.append(start())
+    if reserved is not None:
+        reserved.close()
+
+
+def _work(settings: Settings, url: str) -> None:
+    telemetry.configure(level=settings.log_level, json=settings.log_format != "text")
+    listener = None
+    if "api" in settings.roles:
+        listener = app.bind(settings.host, settings.port, shared=True)
+        listener.listen(app.BACKLOG)
+    app.serve(settings, url, listener, lambda: None)

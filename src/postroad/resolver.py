@@ -1,0 +1,171 @@
+"""From a host name to addresses that the policy allows, and that are then dialled as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from math import inf
+
+from postroad.domain.destination import Url
+from postroad.domain.network import Policy
+
+LOOKUPS_AT_A_TIME = 16
+MAX_CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Allowed addresses in the order to try them, as (family, numeric address)."""
+
+    items: tuple[tuple[socket.AddressFamily, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The policy forbids an address of this host, and with it the host. The reason is one sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """The name has no address, or, if `temporary`, nobody could say."""
+
+    reason: str
+    temporary: bool
+
+
+Resolution = Addresses | Refusal | Unresolved
+
+Answer = Sequence[str] | Unresolved
+
+LookUp = Callable[[str], Sequence[str]]
+"""All addresses of a host name as numeric text; blocks. Raises socket.gaierror."""
+
+
+def look_up(host: str) -> Sequence[str]:
+    """All A and AAAA records of the name, in the order of the operating system's preference (RFC 6724)."""
+    # As bytes, so that Python's own IDNA rules have no say in names that are ASCII already.
+    found = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was found for a host, until when that holds, and what it means for each port."""
+
+    until: float
+    answer: Answer
+    resolutions: dict[int, Resolution] = field(default_factory=dict)
+
+
+class Resolver:
+    """Cached and vetted look-ups. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        ttl: float = 30.0,
+        negative_ttl: float = 2.0,
+        timeout: float = 5.0,
+        look_up: LookUp = look_up,
+    ) -> None:
+        self._policy = policy
+        self._ttl, self._negative_ttl, self._timeout = ttl, negative_ttl, timeout
+        self._look_up = look_up
+        # Threads of our own: a name server that does not answer must not hold up the default executor's other users.
+        self._threads = ThreadPoolExecutor(LOOKUPS_AT_A_TIME, thread_name_prefix="resolver")
+        self._known: dict[str, _Known] = {}
+        self._under_way: dict[str, asyncio.Future[Answer]] = {}
+
+    def known(self, url: Url) -> Resolution | None:
+        """The answer if it needs no waiting: the host is an address, or was looked up a moment ago."""
+        found = self._known.get(url.host)
+        if found is None and _is_address(url.host):
+            found = self._remember(url.host, [url.host], inf)
+        if found is None or (found.until != inf and found.until <= asyncio.get_running_loop().time()):
+            return None
+        return self._resolution(url, found.answer, found.resolutions)
+
+    async def resolve(self, url: Url) -> Resolution:
+        """The answer, looked up if need be. Requests for one name at a time share one look-up."""
+        resolution = self.known(url)
+        if resolution is not None:
+            return resolution
+        under_way = self._under_way.get(url.host) or self._start(url.host)
+        # A waiter that is cancelled must not take the look-up from the others.
+        return self._resolution(url, await asyncio.shield(under_way), {})
+
+    def _start(self, host: str) -> asyncio.Future[Answer]:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Answer] = loop.create_future()
+        looking = loop.run_in_executor(self._threads, self._look_up, host)
+
+        def end(answer: Answer) -> None:
+            timer.cancel()
+            if not answered.done():
+                del self._under_way[host]
+                ttl = self._negative_ttl if isinstance(answer, Unresolved) else self._ttl
+                self._remember(host, answer, loop.time() + ttl)
+                answered.set_result(answer)
+
+        def expire() -> None:
+            looking.cancel()  # which spares it a thread if it has none yet
+            end(_unresolved(host, f"timed out after {self._timeout:g} s", temporary=True))
+
+        timer = loop.call_later(self._timeout, expire)
+        looking.add_done_callback(lambda looking: None if looking.cancelled() else end(_answer(host, looking)))
+        self._under_way[host] = answered
+        return answered
+
+    def _remember(self, host: str, answer: Answer, until: float) -> _Known:
+        if len(self._known) >= MAX_CACHED:
+            # Dropping the oldest half now and then is simpler than an order of use, and as good for names in use.
+            for old in list(self._known)[: MAX_CACHED // 2]:
+                del self._known[old]
+        found = self._known[host] = _Known(until, answer)
+        return found
+
+    def _resolution(self, url: Url, answer: Answer, resolutions: dict[int, Resolution]) -> Resolution:
+        resolution = resolutions.get(url.port)
+        if resolution is None:
+            resolution = answer if isinstance(answer, Unresolved) else self._vetted(url, answer)
+            resolutions[url.port] = resolution
+        return resolution
+
+    def _vetted(self, url: Url, addresses: Sequence[str]) -> Addresses | Refusal:
+        """The addresses if every one of them is allowed: a name must not hide a forbidden address among others."""
+        items = []
+        for text in addresses:
+            address = ip_address(text)
+            reason = self._policy.refusal(url.host, url.port, address)
+            if reason is not None:
+                return Refusal(reason)
+            items.append((socket.AF_INET if address.version == 4 else socket.AF_INET6, text))
+        return Addresses(tuple(items))
+
+
+def _answer(host: str, looking: asyncio.Future[Sequence[str]]) -> Answer:
+    match looking.exception():
+        case None:
+            return looking.result() or _unresolved(host, "no such host", temporary=False)
+        case socket.gaierror(errno=socket.EAI_NONAME | socket.EAI_NODATA):
+            return _unresolved(host, "no such host", temporary=False)
+        case error:
+            # EAI_AGAIN and its like, and whatever else comes out of the C library's depths.
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            return _unresolved(host, why, temporary=True)
+
+
+def _unresolved(host: str, why: str, *, temporary: bool) -> Unresolved:
+    return Unresolved(f"unable to resolve host: lookup {host}: {why}", temporary)
+
+
+def _is_address(host: str) -> bool:
+    # `Url.host` is canonical: only an IPv6 address holds a colon, only an IPv4 address ends in a number.
+    return ":" in host or host.rpartition(".")[2].isdigit()

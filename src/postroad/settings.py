@@ -1,0 +1,133 @@
+"""Settings from the `POSTROAD_*` environment, validated before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from postroad.domain.duration import format_duration, parse_duration
+from postroad.domain.limits import Limits
+from postroad.domain.network import parse_policy
+from postroad.errors import InvalidValue, Misconfigured
+
+PREFIX = "POSTROAD_"
+
+Role = Literal["api", "dispatcher"]
+ROLES: tuple[Role, ...] = ("api", "dispatcher")
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_duration(value, bare_seconds=True)
+    except InvalidValue as error:
+        raise ValueError(str(error)) from None
+
+
+def _policy(value: object) -> object:
+    try:
+        parse_policy(str(value))
+    except InvalidValue as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _roles(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class Settings(BaseSettings):
+    """Every setting of the server. Each is read from `POSTROAD_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    database_url: SecretStr | None = Field(None, description="PostgreSQL 14 or newer; `dev` runs its own without it")
+    data_dir: Path = Field(Path(".postroad"), description="where `dev` keeps its PostgreSQL")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on")
+    roles: Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_roles)] = Field(
+        ROLES, description="what this node does: api, dispatcher"
+    )
+    workers: int = Field(1, ge=1, le=256, description="processes, all on the same port")
+    database_connections: int = Field(10, ge=4, le=1000, description="connections of one process at most")
+    token: SecretStr | None = Field(None, description="a token that is accepted from the first start on")
+    allow_dev_credentials: bool = Field(False, description="let `serve` run with the public tokens of `dev`")
+    destinations: Annotated[str, BeforeValidator(_policy)] | None = Field(
+        None, description="where messages may go: public (default of serve), lan, any (default of dev), or a list"
+    )
+    ca_file: Path | None = Field(None, description="certificates to trust beside the system's")
+    slots: int = Field(1000, ge=1, le=100_000, description="deliveries in progress in one process at most")
+    shutdown_grace: Duration = Field(timedelta(seconds=30), description="how long a stop waits for deliveries")
+    message_linger: Duration = Field(timedelta(minutes=10), description="how long a finished message can be read")
+    deduplication_window: Duration = Field(timedelta(minutes=10), description="how long a deduplication id lasts")
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, le=512 * 1024 * 1024, description="largest message")
+    max_response_bytes: int = Field(1024 * 1024, ge=1024, description="how much of a response is kept")
+    max_delay: Duration = Field(timedelta(days=366), description="longest delay")
+    max_retries: int = Field(1000, ge=0, le=1_000_000, description="largest Upstash-Retries")
+    default_retries: int = Field(3, ge=0, le=1000, description="retries without Upstash-Retries")
+    max_timeout: Duration = Field(timedelta(hours=2), description="longest and default time of one attempt")
+    max_waiting: int = Field(20_000, ge=1, description="publishes that may wait for their commit in one process")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
+    log_format: Literal["text", "json"] | None = Field(None, description="text (default of dev) or json")
+    docs: bool = Field(True, description="serve /docs and /openapi.json")
+
+    def limits(self) -> Limits:
+        """The bounds of a publish."""
+        return Limits(
+            max_body_bytes=self.max_body_bytes,
+            max_delay=self.max_delay,
+            max_retries=self.max_retries,
+            default_retries=self.default_retries,
+            max_timeout=self.max_timeout,
+        )
+
+
+def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """The settings from the environment; `given` ones, from the command line, win. Raises `Misconfigured`."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in environment if environment is not None else os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            similar = get_close_matches(name, known, n=1)
+            hint = f", did you mean {similar[0]}?" if similar else "; `postroad config` lists all of them"
+            raise Misconfigured(f"unknown setting {name}{hint}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise Misconfigured(f"invalid settings: {problems}") from None
+
+
+def shown(settings: Settings) -> list[tuple[str, str, str]]:
+    """Variable, effective value and meaning of every setting, secrets masked."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        match value:
+            case None:
+                text = ""
+            case SecretStr():
+                text = "********"
+            case timedelta():
+                text = format_duration(value)
+            case tuple():
+                text = ",".join(value)
+            case bool():
+                text = str(value).lower()
+            case _:
+                text = str(value)
+        lines.append((f"{PREFIX}{name.upper()}", text, field.description or ""))
+    return lines

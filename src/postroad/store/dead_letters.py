@@ -1,0 +1,109 @@
+"""The dead letter queue: listed by page, taken out to be retried or deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+from sqlalchemy import Select, func, select
+
+from postroad.domain.dead_letter import DeadLetter
+from postroad.domain.tenant import TenantId
+from postroad.store.engine import Connection, Row, run
+from postroad.store.filters import Filters, on_message
+from postroad.store.messages import message_of
+from postroad.store.tables import dead_letters, messages
+
+
+async def page(
+    connection: Connection,
+    tenant_id: TenantId,
+    filters: Filters,
+    *,
+    numbers: Sequence[int] | None,
+    statuses: Sequence[int] | None,
+    before: int | None,
+    limit: int,
+    oldest_first: bool = False,
+) -> list[DeadLetter]:
+    """Dead letters that match, the newest first unless said otherwise, from `before` on.
+
+    `numbers` picks letters by their own number, `statuses` by the last response's status, 0 for none.
+    """
+    query = _matching(tenant_id, filters, numbers=numbers, statuses=statuses)
+    number = dead_letters.c.id
+    if before is not None:
+        query = query.where(number > before if oldest_first else number < before)
+    rows = await run(connection, query.order_by(number if oldest_first else number.desc()).limit(limit))
+    return [_letter(row) for row in rows]
+
+
+async def lock(connection: Connection, tenant_id: TenantId, numbers: Sequence[int]) -> list[DeadLetter]:
+    """Dead letters by number, locked against anybody else who retries or deletes them."""
+    query = _matching(tenant_id, Filters(), numbers=numbers, statuses=None)
+    rows = await run(connection, query.order_by(dead_letters.c.id).with_for_update(of=dead_letters, skip_locked=True))
+    return [_letter(row) for row in rows]
+
+
+async def delete(connection: Connection, tenant_id: TenantId, numbers: Sequence[int]) -> int:
+    """Delete dead letters by number; gives how many there were."""
+    query = (
+        dead_letters.delete()
+        .where(dead_letters.c.tenant_id == tenant_id, dead_letters.c.id.in_(numbers))
+        .returning(dead_letters.c.id)
+    )
+    return len(await run(connection, query))
+
+
+def _matching(
+    tenant_id: TenantId, filters: Filters, *, numbers: Sequence[int] | None, statuses: Sequence[int] | None
+) -> Select[tuple[object, ...]]:
+    letter, message = dead_letters.c, messages.c
+    query: Select[tuple[object, ...]] = (
+        select(
+            letter.id.label("number"),
+            letter.failed_at,
+            letter.status,
+            letter.reason,
+            letter.header.label("response_header"),
+            letter.body.label("response_body"),
+            message.id,
+            message.tenant_id,
+            message.created_at,
+            message.url,
+            message.method,
+            message.header,
+            message.options,
+            message.caller_ip,
+            message.labels,
+            message.source_id,
+            message.body,
+            func.coalesce(func.octet_length(message.body), 0).label("body_bytes"),
+        )
+        .join(messages, message.id == letter.message_id)
+        .where(letter.tenant_id == tenant_id, *on_message(messages, filters))
+    )
+    if filters.message_ids is not None:
+        query = query.where(letter.message_id.in_(filters.message_ids))
+    if filters.since is not None:
+        query = query.where(letter.failed_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(letter.failed_at <= filters.until)
+    if numbers is not None:
+        query = query.where(letter.id.in_(numbers))
+    if statuses is not None:
+        query = query.where(func.coalesce(letter.status, 0).in_(statuses))
+    return query
+
+
+def _letter(row: Row) -> DeadLetter:
+    headers = orjson.loads(row["response_header"]) if row["response_header"] else []
+    return DeadLetter(
+        number=row["number"],
+        stored=message_of(row),
+        failed_at=row["failed_at"],
+        status=row["status"],
+        reason=row["reason"],
+        headers=tuple((name, value) for name, value in headers),
+        body=row["response_body"] or b"",
+    )

@@ -1,0 +1,203 @@
+"""Unfinished work: claimed by the batch, settled by the batch, rescued from the dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+from postroad.domain.ids import MessageId
+from postroad.domain.tenant import TenantId
+from postroad.store.engine import Connection, statement
+
+_CLAIM_DUE = statement("claim_due")
+_CLAIM_FAIR = statement("claim_fair")
+_SETTLE = statement("settle")
+_CANCEL = statement("cancel")
+_LOCK_DEAD = statement("lock_dead")
+_RESCUE = statement("rescue")
+_GIVE_BACK = statement("give_back")
+
+FIRST_DESTINATION = -(2**63)
+"""Where the rotation over destinations begins."""
+
+_DESTINATIONS_A_TURN = 200
+
+
+class Ended(IntEnum):
+    """How an attempt ended, as it is stored."""
+
+    DELIVERED = 0
+    RETRY = 1
+    FAILED = 2
+    LOST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A delivery that was leased to this dispatcher."""
+
+    id: MessageId
+    lease: int
+    retried: int
+    destination: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of an attempt on its way into the store. The response is stored of attempts that failed."""
+
+    id: MessageId
+    lease: int
+    ended: Ended
+    duration: timedelta
+    delay: timedelta | None = None
+    status: int | None = None
+    reason: str | None = None
+    header: str | None = None
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A settlement that took effect."""
+
+    id: MessageId
+    canceled: bool
+    dead_letter_id: int | None
+    failed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A delivery taken from a dead dispatcher; `dead_letter_id` is set when it was buried as poison."""
+
+    id: MessageId
+    retried: int
+    dead_letter_id: int | None
+    failed_at: datetime | None
+
+
+async def claim_due(connection: Connection, dispatcher_id: int, limit: int) -> list[Claimed]:
+    """Claim up to limit due deliveries for a living dispatcher, the longest due first; skips rows that others hold."""
+    return [_claimed(row) for row in await connection.fetch(_CLAIM_DUE, dispatcher_id, limit)]
+
+
+async def claim_fair(
+    connection: Connection, dispatcher_id: int, limit: int, *, share: int, saturated: Iterable[int], after: int
+) -> tuple[list[Claimed], int]:
+    """Claim up to share due deliveries of each destination that is not saturated, going on after where the rotation stands.
+
+    Gives what was claimed, and where the rotation stands now.
+    """
+    rows = await connection.fetch(
+        _CLAIM_FAIR, dispatcher_id, limit, share, list(saturated), after, _DESTINATIONS_A_TURN
+    )
+    stands_at = rows[0]["stands_at"]
+    ended = rows[0]["seen"] < _DESTINATIONS_A_TURN
+    claimed = [_claimed(row) for row in rows if row["id"] is not None]
+    return claimed, FIRST_DESTINATION if ended or stands_at is None else stands_at
+
+
+async def settle(connection: Connection, dispatcher_id: int, settlements: Sequence[Settlement]) -> list[Settled]:
+    """End attempts. Only those that the dispatcher still holds under the same lease take effect and come back."""
+    columns: list[list[Any]] = [
+        [s.id for s in settlements],
+        [s.lease for s in settlements],
+        [s.ended for s in settlements],
+        [s.delay for s in settlements],
+        [s.status for s in settlements],
+        [s.reason for s in settlements],
+        [s.header for s in settlements],
+        [s.body for s in settlements],
+        [s.duration for s in settlements],
+    ]
+    rows = await connection.fetch(_SETTLE, dispatcher_id, *columns)
+    return [Settled(row["id"], row["canceled"], row["dead_letter_id"], row["failed_at"]) for row in rows]
+
+
+async def cancel(connection: Connection, tenant_id: TenantId, ids: Sequence[MessageId]) -> int:
+    """Cancel what is unfinished of these messages; gives how many that were. Unknown ids are passed over."""
+    return len(await connection.fetch(_CANCEL, tenant_id, ids))
+
+
+async def unfinished(connection: Connection, tenant_id: TenantId, message_id: MessageId) -> bool:
+    """Whether the message still has a delivery."""
+    found = await connection.fetchval(
+        "select true from deliveries where tenant_id = $1 and id = $2", tenant_id, message_id
+    )
+    return found is True
+
+
+async def release_now(connection: Connection, tenant_id: TenantId, message_id: MessageId) -> bool | None:
+    """Make a waiting delivery due now, without counting an attempt.
+
+    None when it belongs to a queue, False when there is nothing that waits for its time.
+    """
+    row = await connection.fetchrow(
+        """
+        with target as materialized (
+          select id, queue_id from deliveries
+          where tenant_id = $1 and id = $2 and state = 1 and cancel_requested_at is null for update),
+        released as (
+          update deliveries d set due_at = now() from target where d.id = target.id and target.queue_id is null)
+        select queue_id from target
+        """,
+        tenant_id,
+        message_id,
+    )
+    if row is None:
+        return False
+    return None if row["queue_id"] is not None else True
+
+
+async def give_back(
+    connection: Connection, dispatcher_id: int, in_memory: Sequence[MessageId], *, older_than: timedelta
+) -> list[MessageId]:
+    """Return deliveries that are leased to the dispatcher but not in its memory."""
+    rows = await connection.fetch(_GIVE_BACK, dispatcher_id, in_memory, older_than)
+    return [row["id"] for row in rows]
+
+
+async def hand_back(connection: Connection, dispatcher_id: int, attempts: Sequence[tuple[MessageId, int]]) -> None:
+    """Return deliveries whose attempt was not made or was broken off, as if they had not been claimed."""
+    await connection.execute(
+        """
+        with held as materialized (
+          select id from deliveries where id = any($2::uuid[]) and state = 2 and dispatcher_id = $1 order by id for update)
+        update deliveries d
+        set state = 1, dispatcher_id = null, active_at = null, due_at = now(), unsettled_claims = unsettled_claims - 1
+        where d.id = any(array(select id from held)) and (d.id, d.lease) in (select * from unnest($2::uuid[], $3::bigint[]))
+        """,
+        dispatcher_id,
+        [message_id for message_id, _ in attempts],
+        [lease for _, lease in attempts],
+    )
+
+
+async def lock_dead(connection: Connection) -> list[int]:
+    """Dispatchers that stopped beating, locked so that no lease can be born for them."""
+    return [row["id"] for row in await connection.fetch(_LOCK_DEAD)]
+
+
+async def rescue(connection: Connection, dead: Sequence[int]) -> list[Rescued]:
+    """Take up to 1,000 deliveries from dead dispatchers that lock_dead returned in this transaction."""
+    rows = await connection.fetch(_RESCUE, dead)
+    return [Rescued(row["id"], row["retried"], row["dead_letter_id"], row["failed_at"]) for row in rows]
+
+
+async def until_next_due(connection: Connection) -> timedelta | None:
+    """How long until the earliest waiting delivery is due; zero or less when one is, None when none waits."""
+    wait: timedelta | None = await connection.fetchval(
+        """
+        select due_at - clock_timestamp() from deliveries
+        where state = 1 and flow_key_id is null order by due_at limit 1
+        """
+    )
+    return wait
+
+
+def _claimed(row: Any) -> Claimed:
+    return Claimed(row["id"], row["lease"], row["retried"], row["destination"])

@@ -1,0 +1,231 @@
+"""The one way to the database: a pool, prepared statements, and every foreign exception translated at this door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import asyncpg
+from sqlalchemy import Executable
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from postroad.errors import DatabaseUnavailable, Misconfigured, OutcomeUnknown, PostroadError
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Row: TypeAlias = asyncpg.Record
+
+CALL_DEADLINE_S = 10.0
+"""Every call has this deadline on the client: a statement_timeout would not bound a commit that waits for a standby."""
+
+MINIMUM_VERSION = 14
+
+_dialect = dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
+
+
+class DataRefused(PostroadError):
+    """The database refuses a value (SQLSTATE classes 22 and 23); nothing of the transaction was stored."""
+
+
+class TryAgain(PostroadError):
+    """A deadlock or a serialization failure: nothing was stored, and the same again may well succeed."""
+
+
+def statement(name: str) -> str:
+    """The text of a hot statement, `name`.sql beside this module."""
+    return (files("postroad.store") / f"{name}.sql").read_text()
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The URL as SQLAlchemy's asyncpg dialect wants it."""
+    _, _, rest = url.partition("://")
+    return f"postgresql+asyncpg://{rest}"
+
+
+async def run(connection: Connection, query: Executable) -> list[Row]:
+    """Run a SQLAlchemy Core statement on an asyncpg connection, so that it shares that connection's transaction."""
+    compiled = query.compile(dialect=_dialect, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
+    assert isinstance(compiled, SQLCompiler)
+    values = compiled.params
+    processors = compiled._bind_processors  # noqa: SLF001  SQLAlchemy has no public way to bind without its own engine
+    arguments = [
+        processors[name](values[name]) if name in processors else values[name]  # type: ignore[operator]
+        for name in compiled.positiontup or ()
+    ]
+    return await connection.fetch(str(compiled), *arguments)
+
+
+class Database:
+    """A pool of connections. Nothing but `store` looks inside."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def connect(cls, url: str, *, connections: int = 10) -> Database:
+        """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`."""
+        try:
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=connections,
+                command_timeout=CALL_DEADLINE_S,
+                timeout=CALL_DEADLINE_S,
+                reset=_leave_as_it_is,
+                server_settings={"application_name": "postroad", "jit": "off"},
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+            raise Misconfigured(f"cannot connect to the database: {error}") from error
+        database = cls(pool)
+        try:
+            async with database.connection() as connection:
+                await check_fitness(connection)
+        except PostroadError:
+            await database.close()
+            raise
+        return database
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool, outside a transaction. Raises `DatabaseUnavailable`, `DataRefused` or `TryAgain`."""
+        with _translating():
+            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction that commits at the end.
+
+        A commit without an answer, or one that the server comments on, raises `OutcomeUnknown`.
+        """
+        with _translating():
+            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    yield connection
+                except BaseException:
+                    if not connection.is_closed():
+                        await transaction.rollback()
+                    raise
+                with _Notices(connection) as notices:
+                    try:
+                        await transaction.commit()
+                    except _LOST as error:
+                        raise OutcomeUnknown from error
+                if notices:
+                    raise OutcomeUnknown
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[Connection]:
+        """A connection for exactly one statement that writes and commits by itself.
+
+        The statement is also its commit: no answer, or an answer with a comment, raises `OutcomeUnknown`. With a
+        synchronous standby, a commit whose wait was cancelled is answered as a success with a warning.
+        """
+        with _translating():
+            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+                with _Notices(connection) as notices:
+                    try:
+                        yield connection
+                    except _LOST as error:
+                        raise OutcomeUnknown from error
+                if notices:
+                    raise OutcomeUnknown
+
+    async def close(self) -> None:
+        """Close all connections, at the latest after the call deadline."""
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    """One connection without a pool, for the command line. Raises `Misconfigured` when there is none to be had."""
+    try:
+        connection = await asyncpg.connect(url, timeout=CALL_DEADLINE_S, command_timeout=CALL_DEADLINE_S)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        raise Misconfigured(f"cannot connect to the database: {error}") from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def check_fitness(connection: Connection) -> None:
+    """Refuse a server that is too old, or that may forget what it acknowledged."""
+    version = connection.get_server_version()
+    if version.major < MINIMUM_VERSION:
+        raise Misconfigured(f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this server is {version.major}")
+    unsafe = [
+        name
+        for name in ("fsync", "full_page_writes", "synchronous_commit")
+        if await connection.fetchval("select current_setting($1)", name) == "off"
+    ]
+    if unsafe:
+        raise Misconfigured(
+            f"{', '.join(f'{name}=off' for name in unsafe)} in this PostgreSQL server: acknowledged messages could be "
+            "lost in a crash; turn it on for the server, the database and the role"
+        )
+
+
+_LOST = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.QueryCanceledError,
+         asyncpg.OperatorInterventionError)  # fmt: skip
+"""What leaves it open whether a commit took place."""
+
+
+class _translating:  # noqa: N801  reads as a phrase where it is used
+    """Foreign exceptions become ours. A class, because a generator costs three times as much on the hot path."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        match error:
+            case None | PostroadError() | asyncio.CancelledError():
+                return
+            case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
+                raise TryAgain(str(error)) from error
+            case asyncpg.DataError() | asyncpg.IntegrityConstraintViolationError():
+                raise DataRefused(str(error)) from error
+            case asyncpg.PostgresSyntaxError() | asyncpg.SyntaxOrAccessError():
+                return
+            case OSError() | TimeoutError() | asyncpg.PostgresError() | asyncpg.InterfaceError():
+                raise DatabaseUnavailable from error
+
+
+class _Notices:
+    """Collects what the server says beside the answer while a commit is under way."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._heard: list[object] = []
+
+    def __enter__(self) -> list[object]:
+        self._connection.add_log_listener(self._hear)
+        return self._heard
+
+    def __exit__(self, *_: object) -> None:
+        if not self._connection.is_closed():
+            self._connection.remove_log_listener(self._hear)
+
+    def _hear(self, _: object, message: object) -> None:
+        self._heard.append(message)
+
+
+async def _leave_as_it_is(_: Connection) -> None:
+    """No statement sets anything beyond its transaction, so a connection needs no reset and no round trip for it."""
+
+
+def affected(status: str) -> int:
+    """The number of rows in a command tag such as `UPDATE 3`."""
+    return int(status.rpartition(" ")[2])
+
+
+Arguments: TypeAlias = Sequence[Any]

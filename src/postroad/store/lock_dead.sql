@@ -1,0 +1,2 @@
+-- Whoever holds these rows for update keeps a lease from being born for a dispatcher that is declared dead.
+select id from dispatchers where alive_until < now() order by id for update skip locked

@@ -1,0 +1,159 @@
+"""What was published: inserted by the group, read back by id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from postroad.domain.ids import MessageId
+from postroad.domain.message import METHODS, After, Message, NotBefore, Options, StoredMessage
+from postroad.domain.options import from_json, to_json
+from postroad.domain.reply import Headers
+from postroad.domain.tenant import TenantId
+from postroad.store.engine import Connection, Row, statement
+
+FETCH_LIMIT = 500
+"""Messages fetched at once, which bounds the memory of one claim."""
+
+TRAVELLING_BODY_BYTES = 64 * 1024
+"""Bodies up to this size come with a claim and may be handed over; larger ones are fetched when they are sent."""
+
+_INSERT_PLAIN = statement("insert_plain")
+_INSERT = statement("insert")
+_FETCH = statement("fetch")
+_METHOD_NUMBER = {method: number for number, method in enumerate(METHODS)}
+_NO_DELAY = timedelta(0)
+
+
+@dataclass(slots=True)
+class NewMessage:
+    """A message on its way into the store. `mine` asks for it to be leased to the inserting dispatcher at once."""
+
+    message: Message
+    destination: int
+    deduplication_key: bytes | None = None
+    mine: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a `NewMessage`: `id` is another message's when it was a duplicate of that one."""
+
+    id: MessageId
+    is_new: bool
+    handed_over: bool
+    created_at: datetime
+
+
+async def insert(
+    connection: Connection, group: Sequence[NewMessage], *, dispatcher_id: int | None, window: timedelta
+) -> list[Stored]:
+    """Store a group of messages, of any tenants, with one statement; answers come in the order of the group.
+
+    Of equal deduplication keys inside the group the first goes in and the others take its answer. `window` is how
+    long a key lasts. Raises what the connection raises; commits nothing.
+    """
+    if all(new.deduplication_key is None for new in group):
+        rows = await connection.fetch(_INSERT_PLAIN, *_columns(group), dispatcher_id)
+        stored = {row["stored_id"]: row for row in rows}
+        return [_stored(stored[new.message.id]) for new in group]
+    first: dict[tuple[TenantId, bytes], int] = {}
+    unique: list[NewMessage] = []
+    place: list[int] = []
+    for new in group:
+        at = len(unique)
+        if new.deduplication_key is not None:
+            at = first.setdefault((new.message.tenant_id, new.deduplication_key), at)
+        if at == len(unique):
+            unique.append(new)
+        place.append(at)
+    keys = [new.deduplication_key for new in unique]
+    rows = await connection.fetch(_INSERT, *_columns(unique), dispatcher_id, keys, window)
+    answers: list[Stored] = []
+    for new, at in zip(group, place, strict=True):
+        stored_one = _stored(rows[at])
+        if unique[at] is not new:
+            stored_one = Stored(stored_one.id, is_new=False, handed_over=False, created_at=stored_one.created_at)
+        answers.append(stored_one)
+    return answers
+
+
+async def fetch(connection: Connection, ids: Sequence[MessageId]) -> list[StoredMessage]:
+    """The messages of these ids, without bodies above `TRAVELLING_BODY_BYTES`; missing ones are left out."""
+    return [message_of(row) for row in await connection.fetch(_FETCH, ids, TRAVELLING_BODY_BYTES)]
+
+
+async def fetch_body(connection: Connection, message_id: MessageId) -> bytes:
+    """The whole body of one message."""
+    body: bytes | None = await connection.fetchval("select body from messages where id = $1", message_id)
+    return body or b""
+
+
+def message_of(row: Row) -> StoredMessage:
+    """The message in a row that has at least the columns of fetch.sql."""
+    message = Message(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        url=row["url"],
+        options=_options(row["method"], row["header"], row["options"], tuple(row["labels"] or ())),
+        body=row["body"],
+        body_bytes=row["body_bytes"],
+        caller_ip=row["caller_ip"],
+        source_id=row["source_id"],
+    )
+    return StoredMessage(message, row["created_at"])
+
+
+def _columns(group: Sequence[NewMessage]) -> list[list[Any]]:
+    messages = [new.message for new in group]
+    options = [message.options for message in messages]
+    return [
+        [message.id for message in messages],
+        [message.tenant_id for message in messages],
+        [message.url for message in messages],
+        [_METHOD_NUMBER[option.method] for option in options],
+        [header_text(option.headers) for option in options],
+        [message.body for message in messages],
+        [_options_text(option) for option in options],
+        [message.caller_ip for message in messages],
+        [",".join(option.labels) if option.labels else None for option in options],
+        [message.source_id for message in messages],
+        [new.destination for new in group],
+        [option.when.delay if isinstance(option.when, After) else _NO_DELAY for option in options],
+        [_instant(option.when) if isinstance(option.when, NotBefore) else None for option in options],
+        [new.mine for new in group],
+    ]
+
+
+def _stored(row: Row) -> Stored:
+    return Stored(row["stored_id"], row["is_new"], row["handed_over"], row["created_at"])
+
+
+@lru_cache(maxsize=1024)
+def header_text(headers: Headers) -> str | None:
+    """Headers as they are stored: a JSON list of pairs, null when there are none."""
+    return orjson.dumps(headers).decode() if headers else None
+
+
+@lru_cache(maxsize=1024)
+def _options_text(options: Options) -> str:
+    return orjson.dumps(to_json(options)).decode()
+
+
+@lru_cache(maxsize=1024)
+def _options(method: int, header: str | None, options: str | None, labels: tuple[str, ...]) -> Options:
+    return from_json(
+        orjson.loads(options or "{}"),
+        method=METHODS[method],
+        headers=orjson.loads(header) if header else [],
+        labels=list(labels),
+    )
+
+
+def _instant(when: NotBefore) -> datetime:
+    return datetime.fromtimestamp(when.unix_seconds, UTC)

@@ -1,0 +1,22 @@
+-- $1 dispatchers that lock_dead returned; repeat until it returns nothing, then delete them.
+-- After five claims without an outcome the message is buried: it may be what kills its dispatchers.
+with lost as materialized (
+  select d.*, cancel_requested_at is not null as canceled, cancel_requested_at is null and unsettled_claims >= 5 as poison
+  from deliveries d where state = 2 and dispatcher_id = any($1::bigint[]) order by id limit 1000 for update),
+over as materialized (select * from lost where canceled or poison),
+logged as (
+  insert into attempts (message_id, tenant_id, lease, retried, active_at, duration, outcome, reason, next_due_at)
+  select id, tenant_id, lease, retried, active_at, now() - active_at, case when poison then 2 else 3 end,
+    'the process that made the attempt was lost', case when not (canceled or poison) then now() end from lost),
+gone as (delete from deliveries where id = any(array(select id from over))),
+buried as (
+  insert into dead_letters (tenant_id, message_id, reason)
+  select tenant_id, id, 'poison: no outcome after five claims' from over where poison
+  returning id, message_id, failed_at),
+canceled as (
+  update cancellations c set canceled_at = now() from over where c.message_id = over.id and over.canceled),
+again as (
+  update deliveries set state = 1, dispatcher_id = null, active_at = null, due_at = now()
+  where id = any(array(select id from lost except select id from over)))
+select lost.id, lost.retried, lost.queue_id, lost.flow_key_id, buried.id as dead_letter_id, buried.failed_at
+from lost left join buried on buried.message_id = lost.id

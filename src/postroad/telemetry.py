@@ -1,0 +1,61 @@
+"""What the process says of itself: one wide event per attempt, and how log lines look."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+from json import dumps
+from typing import Any
+
+from postroad.domain.ids import message_text
+from postroad.domain.message import Attempt
+from postroad.domain.outcome import Delivered, Outcome
+from postroad.domain.reply import NoResponse, Reply, Response
+
+_attempts = logging.getLogger("postroad.attempt")
+
+
+def configure(*, level: str, json: bool) -> None:
+    """Log to standard error, as JSON objects or as lines for people."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def attempt_ended(attempt: Attempt, reply: Reply, outcome: Outcome, duration: timedelta, *, took_effect: bool) -> None:
+    """The event of an attempt. Never holds a body or a header value; delivered ones are said at debug only."""
+    level = logging.DEBUG if isinstance(outcome, Delivered) else logging.INFO
+    if not took_effect:
+        level = logging.WARNING
+    if not _attempts.isEnabledFor(level):
+        return
+    message = attempt.message
+    event: dict[str, Any] = {
+        "message": message_text(message.id),
+        "tenant": message.tenant_id,
+        "url": message.url.partition("?")[0],
+        "retried": attempt.retried,
+        "lease": attempt.lease,
+        "outcome": type(outcome).__name__.lower(),
+        "status": reply.status if isinstance(reply, Response) else None,
+        "reason": reply.reason if isinstance(reply, NoResponse) else None,
+        "ms": round(duration.total_seconds() * 1000, 1),
+        "took_effect": took_effect,
+    }
+    text = " ".join(f"{key}={value}" for key, value in event.items() if value is not None)
+    _attempts.log(level, text, extra={"event": event})
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        event = getattr(record, "event", None)
+        line |= event if event is not None else {"message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return dumps(line)

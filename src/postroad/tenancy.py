@@ -1,0 +1,87 @@
+"""Who a token belongs to and which keys sign for a tenant, remembered for a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Generic, TypeVar
+
+from postroad.domain.tenant import Caller, SigningKeys, TenantId, token_hash
+from postroad.errors import Unauthenticated
+from postroad.store import tenants
+from postroad.store.engine import Database
+
+FRESH_FOR_S = 5.0
+"""How long a revoked token or a rotated key may still be used by another process."""
+
+_REMEMBERED = 10_000
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Tenancy:
+    """The database's tokens and keys, asked for at most once in `FRESH_FOR_S` each."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._callers: _Remembered[bytes, Caller | None] = _Remembered(self._load_caller)
+        self._keys: _Remembered[TenantId, SigningKeys] = _Remembered(self._load_keys)
+
+    async def caller(self, token: str) -> Caller:
+        """Who acts with this token. Raises `Unauthenticated`."""
+        digest = token_hash(token)
+        found = self._callers.known(digest)
+        if found is None:
+            found = await self._callers.get(digest)
+            if found is None:
+                raise Unauthenticated
+        return found
+
+    def known_keys(self, tenant_id: TenantId) -> SigningKeys | None:
+        """The keys of a tenant if they are at hand."""
+        return self._keys.known(tenant_id)
+
+    async def keys(self, tenant_id: TenantId) -> SigningKeys:
+        """The keys of a tenant."""
+        return await self._keys.get(tenant_id)
+
+    async def rotate(self, tenant_id: TenantId) -> SigningKeys:
+        """Rotate a tenant's keys; this process signs with the new current one at once."""
+        async with self._database.transaction() as connection:
+            keys = await tenants.rotate_keys(connection, tenant_id)
+        self._keys.put(tenant_id, keys)
+        return keys
+
+    async def _load_caller(self, digest: bytes) -> Caller | None:
+        async with self._database.connection() as connection:
+            return await tenants.caller(connection, digest)
+
+    async def _load_keys(self, tenant_id: TenantId) -> SigningKeys:
+        async with self._database.connection() as connection:
+            return await tenants.signing_keys(connection, tenant_id)
+
+
+class _Remembered(Generic[K, V]):
+    """Values that go stale, in a bounded dictionary."""
+
+    def __init__(self, load: Callable[[K], Awaitable[V]]) -> None:
+        self._load = load
+        self._values: dict[K, tuple[float, V]] = {}
+
+    def known(self, key: K) -> V | None:
+        entry = self._values.get(key)
+        return entry[1] if entry is not None and entry[0] > monotonic() else None
+
+    async def get(self, key: K) -> V:
+        entry = self._values.get(key)
+        if entry is not None and entry[0] > monotonic():
+            return entry[1]
+        value = await self._load(key)
+        self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        if len(self._values) >= _REMEMBERED:
+            self._values.clear()
+        self._values[key] = (monotonic() + FRESH_FOR_S, value)

@@ -1,0 +1,182 @@
+"""Look-ups are cached, shared, bounded and vetted. No test asks a name server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from postroad.domain.destination import Url, parse_url
+from postroad.domain.network import parse_policy
+from postroad.resolver import Addresses, Refusal, Resolver, Unresolved, look_up
+
+
+class Names:
+    """A stand-in for the operating system's resolver, with its answers by host; an exception is raised."""
+
+    def __init__(self, **answers: Sequence[str] | Exception) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def __call__(self, host: str) -> Sequence[str]:
+        self.asked.append(host)
+        answer = self.answers[host]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def url(host: str, port: int = 443) -> Url:
+    return parse_url(f"https://{host}:{port}/")
+
+
+async def test_an_address_is_known_at_once_and_vetted() -> None:
+    resolver = Resolver(parse_policy("public"), look_up=Names())
+    assert resolver.known(url("1.1.1.1")) == Addresses(((socket.AF_INET, "1.1.1.1"),))
+    assert resolver.known(url("[2606:4700::1111]")) == Addresses(((socket.AF_INET6, "2606:4700::1111"),))
+    assert resolver.known(url("127.0.0.1")) == Refusal(
+        "endpoint resolves to a loopback address: 127.0.0.1 (POSTROAD_DESTINATIONS can allow it)"
+    )
+    assert isinstance(resolver.known(url("[::ffff:127.0.0.1]")), Refusal)
+    assert await resolver.resolve(url("1.1.1.1")) == resolver.known(url("1.1.1.1"))
+
+
+async def test_a_name_is_known_once_it_was_looked_up() -> None:
+    names = Names(api=["1.1.1.1", "2606:4700::1111"])
+    resolver = Resolver(parse_policy("public"), look_up=names)
+    assert resolver.known(url("api")) is None
+    found = await resolver.resolve(url("api"))
+    assert found == Addresses(((socket.AF_INET, "1.1.1.1"), (socket.AF_INET6, "2606:4700::1111")))
+    assert resolver.known(url("API.")) == resolver.known(url("api", 8443)) == found
+    assert names.asked == ["api"]
+
+
+async def test_a_name_is_refused_if_any_of_its_addresses_is() -> None:
+    names = Names(mixed=["1.1.1.1", "::1"], late=[f"1.1.1.{n}" for n in range(100)] + ["10.0.0.1"])
+    resolver = Resolver(parse_policy("public"), look_up=names)
+    assert await resolver.resolve(url("mixed")) == Refusal(
+        "endpoint resolves to a loopback address: ::1 (POSTROAD_DESTINATIONS can allow it)"
+    )
+    assert isinstance(await resolver.resolve(url("late")), Refusal)
+
+
+async def test_the_port_takes_part_in_the_verdict() -> None:
+    resolver = Resolver(parse_policy("db.internal:8080"), look_up=Names(**{"db.internal": ["10.0.0.1"]}))
+    assert isinstance(await resolver.resolve(url("db.internal", 8080)), Addresses)
+    assert isinstance(await resolver.resolve(url("db.internal", 8081)), Refusal)
+
+
+async def test_an_answer_is_forgotten_after_its_time() -> None:
+    names = Names(api=["1.1.1.1"])
+    resolver = Resolver(parse_policy("public"), look_up=names, ttl=0)
+    assert isinstance(await resolver.resolve(url("api")), Addresses)
+    names.answers["api"] = ["127.0.0.1"]
+    assert resolver.known(url("api")) is None
+    assert isinstance(await resolver.resolve(url("api")), Refusal)
+
+
+@pytest.mark.parametrize("error", [socket.EAI_NONAME, socket.EAI_NODATA])
+async def test_a_name_that_does_not_exist_is_said_to_in_the_words_of_qstash(error: int) -> None:
+    names = Names(nowhere=socket.gaierror(error, "whatever"))
+    resolver = Resolver(parse_policy("any"), look_up=names)
+    expected = Unresolved("unable to resolve host: lookup nowhere: no such host", temporary=False)
+    assert await resolver.resolve(url("nowhere")) == expected
+    assert resolver.known(url("nowhere")) == expected
+    assert names.asked == ["nowhere"]
+
+
+async def test_a_name_without_addresses_does_not_exist() -> None:
+    resolver = Resolver(parse_policy("any"), look_up=Names(empty=[]))
+    assert await resolver.resolve(url("empty")) == Unresolved(
+        "unable to resolve host: lookup empty: no such host", temporary=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+            "Temporary failure in name resolution",
+        ),
+        (OSError(24, "Too many open files"), "Too many open files"),
+        (UnicodeError("label too long"), "label too long"),
+    ],
+)
+async def test_a_failure_to_find_out_is_temporary(error: Exception, why: str) -> None:
+    resolver = Resolver(parse_policy("any"), look_up=Names(shaky=error))
+    assert await resolver.resolve(url("shaky")) == Unresolved(
+        f"unable to resolve host: lookup shaky: {why}", temporary=True
+    )
+
+
+async def test_requests_for_one_name_share_one_look_up() -> None:
+    may_answer = threading.Event()
+    asked: list[str] = []
+
+    def answer(host: str) -> Sequence[str]:
+        asked.append(host)
+        assert may_answer.wait(10)
+        return ["1.1.1.1"]
+
+    resolver = Resolver(parse_policy("public"), look_up=answer)
+    waiting = [asyncio.create_task(resolver.resolve(url("api", port))) for port in (443, 443, 8443)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    may_answer.set()
+    assert [type(found) for found in await asyncio.gather(*waiting[1:])] == [Addresses, Addresses]
+    assert waiting[0].cancelled()
+    assert asked == ["api"]
+
+
+async def test_an_answer_is_kept_even_if_nobody_waited_for_it() -> None:
+    may_answer = threading.Event()
+
+    def answer(host: str) -> Sequence[str]:
+        assert may_answer.wait(10)
+        return ["1.1.1.1"]
+
+    resolver = Resolver(parse_policy("public"), look_up=answer)
+    impatient = asyncio.create_task(resolver.resolve(url("api")))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    patient = asyncio.create_task(resolver.resolve(url("api")))
+    may_answer.set()
+    assert await patient == resolver.known(url("api")) == Addresses(((socket.AF_INET, "1.1.1.1"),))
+
+
+async def test_a_name_server_that_does_not_answer_is_given_up_and_holds_up_nobody_else() -> None:
+    end_of_test = threading.Event()
+
+    def answer(host: str) -> Sequence[str]:
+        if host != "quick":
+            assert end_of_test.wait(10)
+        return ["1.1.1.1"]
+
+    resolver = Resolver(parse_policy("public"), look_up=answer, timeout=0.2)
+    stuck = [asyncio.create_task(resolver.resolve(url(f"slow{n}"))) for n in range(10)]
+    await asyncio.sleep(0)
+    assert isinstance(await resolver.resolve(url("quick")), Addresses)
+    assert await stuck[3] == Unresolved("unable to resolve host: lookup slow3: timed out after 0.2 s", temporary=True)
+    await asyncio.gather(*stuck)
+    end_of_test.set()
+
+
+async def test_the_cache_does_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postroad.resolver.MAX_CACHED", 10)
+    names = Names(**{f"h{n}": ["1.1.1.1"] for n in range(30)})
+    resolver = Resolver(parse_policy("public"), look_up=names)
+    for n in range(30):
+        await resolver.resolve(url(f"h{n}"))
+    assert sum(resolver.known(url(f"h{n}")) is not None for n in range(30)) <= 10
+    assert resolver.known(url("h29")) is not None
+
+
+def test_the_operating_system_is_asked_for_every_address_of_a_name() -> None:
+    found = look_up("localhost")
+    assert set(found) <= {"127.0.0.1", "::1"}
+    assert found
