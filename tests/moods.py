@@ -171,9 +171,15 @@ def endless_headers(line: bytes = b"X-More: and more\r\n") -> Mood:
     return Mood(play)
 
 
-def early(then: Mood) -> Mood:
-    """Another mood, before the body of the request is read."""
-    return Mood(then.play, at_head=True)
+def early(then: Mood, *, reading: bool = True) -> Mood:
+    """Another mood, before the body of the request is read; perhaps it never is."""
+
+    def play(stage: Stage) -> Coroutine[None, None, None] | None:
+        if not reading:
+            stage.stop_reading()
+        return then.play(stage)
+
+    return Mood(play, at_head=True)
 
 
 def deaf() -> Mood:

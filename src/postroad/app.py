@@ -52,9 +52,9 @@ class Node:
             max_response_bytes=settings.max_response_bytes,
             ssl_context=tls_context(str(settings.ca_file) if settings.ca_file else None),
         )
-        self._dispatcher: Dispatcher | None = None
+        self.dispatcher: Dispatcher | None = None
         if "dispatcher" in settings.roles:
-            self._dispatcher = Dispatcher(
+            self.dispatcher = Dispatcher(
                 database=database,
                 egress=self._egress,
                 publisher=publisher,
@@ -64,7 +64,7 @@ class Node:
                 max_timeout=settings.max_timeout,
             )
         self._intake = Intake(
-            database=database, publisher=publisher, dispatcher=self._dispatcher, max_waiting=settings.max_waiting
+            database=database, publisher=publisher, dispatcher=self.dispatcher, max_waiting=settings.max_waiting
         )
         context = Context(
             database=database,
@@ -74,7 +74,7 @@ class Node:
             clock=self._clock,
             limits=settings.limits(),
             message_linger=settings.message_linger,
-            expect=self._dispatcher.expect if self._dispatcher else _expect_nothing,
+            expect=self.dispatcher.expect if self.dispatcher else _expect_nothing,
             unready=self._unready,
         )
         self._application = application(context, docs=settings.docs)
@@ -89,9 +89,9 @@ class Node:
         async with self._database.connection() as connection:
             await self._clock.measure(connection)
         tasks = [asyncio.create_task(self._intake.run(), name="intake")]
-        if self._dispatcher is not None:
-            tasks.append(asyncio.create_task(self._dispatcher.run(), name="dispatcher"))
-            await _first(self._dispatcher.ready(), tasks)
+        if self.dispatcher is not None:
+            tasks.append(asyncio.create_task(self.dispatcher.run(), name="dispatcher"))
+            await _first(self.dispatcher.ready(), tasks)
         server = None
         if listener is not None:
             server = _Server(self._application)
@@ -108,8 +108,8 @@ class Node:
         if server is not None:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
-        if self._dispatcher is not None:
-            await self._dispatcher.stop(self._settings.shutdown_grace)
+        if self.dispatcher is not None:
+            await self.dispatcher.stop(self._settings.shutdown_grace)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,7 +127,7 @@ class Node:
                     reasons.append("partitions for the next day are missing")
         except PostroadError as error:
             reasons.append(str(error))
-        if self._dispatcher is not None and self._dispatcher.id is None:
+        if self.dispatcher is not None and self.dispatcher.id is None:
             reasons.append("the dispatcher is not alive")
         return reasons
 

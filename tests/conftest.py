@@ -1,0 +1,210 @@
+"""One real PostgreSQL for the run, one template database, and a copy of it for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from postroad import dev
+from postroad.app import Node, listen
+from postroad.settings import Settings, load
+from postroad.store import embedded, migrations
+from postroad.store.engine import Connection, Database
+from tests.receiver import Receiver
+
+TOKEN = dev.DEV_USERS[0].token
+KEYS = dev.DEV_USERS[0].keys
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL server's maintenance database."""
+    directory = Path(tempfile.mkdtemp(prefix="postroad-tests-"))
+    directory.chmod(0o755)
+    server = embedded.start(directory, extra_settings={"max_connections": "300"})
+    try:
+        yield server.url
+    finally:
+        embedded.stop(server)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> str:
+    """Name of a migrated database that nobody connects to."""
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres)
+        await connection.execute("create database template_postroad")
+        await connection.close()
+        url = at_database(postgres, "template_postroad")
+        await migrations.migrate(url)
+        await dev.prepare(url)
+
+    asyncio.run(make())
+    return "template_postroad"
+
+
+@pytest.fixture
+async def database_url(postgres: str, template: str) -> AsyncIterator[str]:
+    """A database of this test's own, migrated, with the public development users."""
+    name = f"test_{next(_numbers)}"
+    admin = await asyncpg.connect(postgres)
+    await admin.execute(f"create database {name} template {template} strategy file_copy")
+    yield at_database(postgres, name)
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on the test's database."""
+    pool = await Database.connect(database_url, connections=8)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def connection(database: Database) -> AsyncIterator[Connection]:
+    """A connection to the test's database."""
+    async with database.connection() as one:
+        yield one
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A real HTTP server that answers as told and records what arrives."""
+    async with Receiver() as one:
+        yield one
+
+
+@dataclass
+class Running:
+    """A server that runs in the test's own event loop, and a client that speaks to it."""
+
+    url: str
+    http: httpx.AsyncClient
+    node: Node
+    database_url: str
+
+    async def publish(self, destination: str, body: bytes | str = b"", **headers: str) -> str:
+        """Publish and give the id of the message; header names are written with underscores."""
+        answer = await self.http.post(
+            f"/v2/publish/{destination}", content=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+        assert answer.is_success, answer.text
+        message_id: str = answer.json()["messageId"]
+        return message_id
+
+    async def states(self, message_id: str) -> list[str]:
+        """The log of a message, the oldest event first."""
+        answer = await self.http.get("/v2/events", params={"messageId": message_id})
+        assert answer.status_code == 200, answer.text
+        return [event["state"] for event in reversed(answer.json()["events"])]
+
+    async def events(self, **filters: Any) -> list[dict[str, Any]]:
+        """Events, the newest first."""
+        answer = await self.http.get("/v2/events", params=filters)
+        assert answer.status_code == 200, answer.text
+        events: list[dict[str, Any]] = answer.json()["events"]
+        return events
+
+    async def dead_letters(self, **filters: Any) -> list[dict[str, Any]]:
+        """The first page of the dead letter queue."""
+        answer = await self.http.get("/v2/dlq", params=filters)
+        assert answer.status_code == 200, answer.text
+        letters: list[dict[str, Any]] = answer.json()["messages"]
+        return letters
+
+    async def drain(self) -> None:
+        """Until nothing is in progress or unsettled."""
+        assert self.node.dispatcher is not None
+        await self.node.dispatcher.drain()
+
+    async def time_passes(self, delta: timedelta) -> None:
+        """Move time by shifting what lies ahead, never history."""
+        connection = await asyncpg.connect(self.database_url)
+        await connection.execute("update deliveries set due_at = due_at - $1::interval where state = 1", delta)
+        await connection.execute("update deduplications set expires_at = expires_at - $1::interval", delta)
+        await connection.close()
+        assert self.node.dispatcher is not None
+        self.node.dispatcher.expect(timedelta(0))
+
+    async def settled(self, message_id: str, last: str = "DELIVERED") -> list[str]:
+        """The log of a message once it has come to this state."""
+        return await eventually(lambda: self.states(message_id), lambda states: states[-1:] == [last])
+
+
+Serve = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def serve(database_url: str) -> AsyncIterator[Serve]:
+    """Start servers on the test's database, with settings of the test's choice."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Running:
+            return await stack.enter_async_context(running(database_url, **settings))
+
+        yield start
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Running:
+    """One server with the settings of `dev`."""
+    return await serve()
+
+
+@asynccontextmanager
+async def running(database_url: str, **given: Any) -> AsyncIterator[Running]:
+    """A server in this event loop."""
+    settings: Settings = load({}, **{"destinations": "any", "port": 0, "shutdown_grace": timedelta(seconds=5), **given})
+    database = await Database.connect(database_url, connections=settings.database_connections)
+    listener = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    node = Node(settings, database)
+    ready = asyncio.Event()
+    serving = asyncio.create_task(node.run(listener, ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([waiting, serving], return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+        yield Running(url, client, node, database_url)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    await database.close()
+
+
+async def eventually(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool], *, within: float = 20) -> Any:
+    """Ask again and again until it holds; for facts that nothing announces. Fails with the last answer."""
+    answer = None
+    try:
+        async with asyncio.timeout(within):
+            while not holds(answer := await ask()):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"did not come true within {within} s, the last answer was {answer!r}")
+    return answer
+
+
+def at_database(url: str, name: str) -> str:
+    """The URL with another database's name."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"/{name}"))

@@ -1,0 +1,413 @@
+"""The client against a receiver in every mood, on uvloop and on asyncio's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from postroad.dispatch.egress import Egress
+from postroad.domain.network import parse_policy
+from postroad.domain.reply import NoResponse, Response
+from postroad.resolver import Resolver
+from tests.egress import OK, client, on_both_loops, to
+from tests.moods import Stage
+from tests.receiver import (
+    Mood,
+    Receiver,
+    answer,
+    chunked,
+    deaf,
+    early,
+    garbage,
+    half,
+    hang_up,
+    hold,
+    never,
+    ok,
+    raw,
+    reset,
+    status,
+    trickle,
+)
+
+# Deadlines
+
+
+@pytest.mark.parametrize(
+    "mood", [never(), trickle(50), raw(b"HTTP/1.1 100 Continue\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n\r\n")]
+)
+@on_both_loops
+async def test_the_deadline_ends_an_exchange_wherever_it_stands(mood: Mood) -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", mood)
+        reply = await egress.send(to(receiver.url(), timeout=0.3))
+        assert reply == NoResponse("timed out after 0.3 s")
+        await receiver.wait_for_connections(0)
+
+
+@on_both_loops
+async def test_the_deadline_holds_while_the_request_is_written() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", deaf())
+        reply = await egress.send(to(receiver.url(), body=b"x" * 20_000_000, timeout=0.3))
+        assert reply == NoResponse("timed out after 0.3 s")
+
+
+@on_both_loops
+async def test_the_deadline_covers_a_kept_alive_connection_and_the_looking_up() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", ok(), never())
+        assert await egress.send(to(receiver.url())) == OK
+        assert await egress.send(to(receiver.url(), timeout=0.1)) == NoResponse("timed out after 0.1 s")
+    may_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stuck(host: str) -> Sequence[str]:
+        asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(10)
+        return ["127.0.0.1"]
+
+    async with client(stuck) as egress:
+        assert await egress.send(to("http://stuck/", timeout=0.1)) == NoResponse("timed out after 0.1 s")
+        may_end.set()
+
+
+@on_both_loops
+async def test_deadlines_do_not_end_what_came_in_time() -> None:
+    async with Receiver() as receiver, client() as egress:
+        gate = asyncio.Event()
+        receiver.script("/held", hold(gate))
+        late = asyncio.create_task(egress.send(to(receiver.url("/held"), timeout=60)))
+        for _ in range(20):
+            assert await egress.send(to(receiver.url(), timeout=0.5)) == OK
+        receiver.script("/never", never())
+        assert await egress.send(to(receiver.url("/never"), timeout=0.6)) == NoResponse("timed out after 0.6 s")
+        gate.set()
+        assert await late == OK
+
+
+# Broken connections
+
+
+@pytest.mark.parametrize(
+    ("mood", "reason"),
+    [
+        (reset(), "connection reset before any response"),
+        (hang_up(), "connection closed before any response"),
+        (half("head"), "connection closed before the response was complete"),
+        (half("body"), "connection closed before the response was complete"),
+        (half("head", "reset"), "connection reset before the response was complete"),
+        (half("body", "reset"), "connection reset before the response was complete"),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", True),
+            "connection closed before the response was complete",
+        ),
+        (raw(b"HTTP/1.1 100 Continue\r\n\r\n", True), "connection closed before the response was complete"),
+        (garbage(), "invalid HTTP response: Expected HTTP/, RTSP/ or ICE/"),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n"),
+            "invalid HTTP response: Duplicate Content-Length",
+        ),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n"),
+            "invalid HTTP response: Invalid character in Content-Length",
+        ),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            "invalid HTTP response: Transfer-Encoding can't be present with Content-Length",
+        ),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            "invalid HTTP response: Invalid character in chunk size",
+        ),
+        (raw(b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n"), "invalid HTTP response: status 99"),
+        (
+            raw(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
+            "invalid HTTP response: Missing expected CR after response line",
+        ),
+    ],
+)
+@on_both_loops
+async def test_a_broken_answer_is_no_answer_and_is_asked_for_once(mood: Mood, reason: str) -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", mood, ok())
+        assert await egress.send(to(receiver.url())) == NoResponse(reason)
+        assert len(receiver.requests()) == 1
+        await receiver.wait_for_connections(0)
+
+
+@on_both_loops
+async def test_nobody_listening_is_told_with_the_address() -> None:
+    async with Receiver() as receiver:
+        port = receiver.port
+    async with client() as egress:
+        reply = await egress.send(to(f"http://127.0.0.1:{port}/"))
+        assert reply == NoResponse(f"connection refused: 127.0.0.1:{port}")
+
+
+@on_both_loops
+async def test_the_addresses_of_a_name_are_tried_in_order() -> None:
+    async with Receiver() as receiver, client(lambda host: ["127.0.0.3", "::1", "127.0.0.1"]) as egress:
+        assert await egress.send(to(f"http://several:{receiver.port}/")) == OK
+        assert receiver.requests()[0].header("Host") == f"several:{receiver.port}"
+
+
+@on_both_loops
+async def test_an_answer_that_comes_before_the_request_is_out_counts_and_ends_the_connection() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", early(raw(answer(413)), reading=False))
+        reply = await egress.send(to(receiver.url(), body=b"x" * 20_000_000))
+        assert isinstance(reply, Response)
+        assert reply.status == 413
+        await egress.send(to(receiver.url("/next")))
+        assert [request.connection_id for request in receiver.requests()] == [1, 2]
+
+
+# Connections kept alive
+
+
+@on_both_loops
+async def test_a_connection_is_used_again() -> None:
+    async with Receiver() as receiver, client() as egress:
+        for mood in (ok(), status(503, b"no"), chunked([b"x"]), status(204), ok(b"")):
+            receiver.script("/", mood)
+            assert isinstance(await egress.send(to(receiver.url(), body=b"x")), Response)
+        assert {request.connection_id for request in receiver.requests()} == {1}
+
+
+@on_both_loops
+async def test_the_connection_used_last_is_used_next() -> None:
+    async with Receiver() as receiver, client() as egress:
+        gates = [asyncio.Event(), asyncio.Event()]
+        receiver.script("/a", hold(gates[0]))
+        receiver.script("/b", hold(gates[1]))
+        sending = [asyncio.create_task(egress.send(to(receiver.url(path)))) for path in ("/a", "/b")]
+        first, second = [(await receiver.next_request(path)).connection_id for path in ("/a", "/b")]
+        gates[1].set()
+        await sending[1]
+        gates[0].set()
+        await sending[0]
+        assert first != second
+        for _ in range(3):
+            await egress.send(to(receiver.url("/c")))
+        assert {request.connection_id for request in receiver.requests("/c")} == {first}
+
+
+@pytest.mark.parametrize(
+    "mood",
+    [
+        ok(headers=[("Connection", "close")]),
+        raw(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        raw(answer(200, b"ok") + answer(200, b"evil")),
+        raw(answer(200, b"ok") + b"HTTP/1.1 2"),
+        raw(answer(200, b"ok") + b"garbage"),
+        raw(answer(204) + b"body"),
+    ],
+)
+@on_both_loops
+async def test_a_connection_that_is_not_clean_is_not_used_again(mood: Mood) -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", mood, ok(b"second"))
+        first = await egress.send(to(receiver.url()))
+        assert isinstance(first, Response)
+        assert first.body in (b"ok", b"")
+        second = await egress.send(to(receiver.url()))
+        assert isinstance(second, Response)
+        assert second.body == b"second"
+        assert [request.connection_id for request in receiver.requests()] == [1, 2]
+
+
+@on_both_loops
+async def test_http_1_0_may_keep_a_connection_alive_if_it_says_so() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", raw(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok"))
+        for _ in range(2):
+            assert isinstance(await egress.send(to(receiver.url())), Response)
+        assert [request.connection_id for request in receiver.requests()] == [1, 1]
+
+
+@pytest.mark.parametrize("mood", [reset(), hang_up()])
+@on_both_loops
+async def test_a_connection_closed_in_the_gap_costs_no_attempt(mood: Mood) -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", ok(), mood, ok(b"again"))
+        assert await egress.send(to(receiver.url(), body=b"1")) == OK
+        reply = await egress.send(to(receiver.url(), body=b"2"))
+        assert isinstance(reply, Response)
+        assert reply.body == b"again"
+        assert [(request.connection_id, request.body) for request in receiver.requests()] == [
+            (1, b"1"),
+            (1, b"2"),
+            (2, b"2"),
+        ]
+
+
+@on_both_loops
+async def test_a_connection_closed_in_the_gap_is_replaced_once_only() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", ok(), reset())
+        assert await egress.send(to(receiver.url())) == OK
+        assert await egress.send(to(receiver.url())) == NoResponse("connection reset before any response")
+        assert [request.connection_id for request in receiver.requests()] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("mood", [half("head"), half("body", "reset"), raw(b"H", then_close=True)])
+@on_both_loops
+async def test_a_request_is_not_repeated_once_a_byte_of_its_answer_came(mood: Mood) -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", ok(), mood)
+        assert await egress.send(to(receiver.url())) == OK
+        assert isinstance(await egress.send(to(receiver.url())), NoResponse)
+        assert [request.connection_id for request in receiver.requests()] == [1, 1]
+
+
+@on_both_loops
+async def test_a_connection_closed_while_it_is_free_is_forgotten() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", raw(answer(200, b"ok"), then_close=True))
+        assert await egress.send(to(receiver.url())) == OK
+        await receiver.wait_for_connections(0)
+        assert await egress.send(to(receiver.url())) == OK
+        assert len(receiver.requests()) in (2, 3)  # 3 if the client has not heard of the end yet
+
+
+@on_both_loops
+async def test_bytes_that_nobody_asked_for_end_a_free_connection() -> None:
+    gate = asyncio.Event()
+
+    async def play(stage: Stage) -> None:
+        stage.write(answer(200, b"ok"))
+        await gate.wait()
+        stage.write(answer(200, b"evil"))
+
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", Mood(play), ok())
+        assert await egress.send(to(receiver.url())) == OK
+        assert receiver.open_connections == 1
+        gate.set()
+        await receiver.wait_for_connections(0)
+        assert await egress.send(to(receiver.url())) == OK
+
+
+@on_both_loops
+async def test_a_free_connection_is_closed_after_a_while() -> None:
+    async with Receiver() as receiver, client(idle_timeout=0.1) as egress:
+        assert await egress.send(to(receiver.url())) == OK
+        await receiver.wait_for_connections(0)
+        assert await egress.send(to(receiver.url())) == OK
+        assert [request.connection_id for request in receiver.requests()] == [1, 2]
+
+
+@pytest.mark.parametrize("limit", [{"max_idle_per_destination": 2}, {"max_idle": 2}])
+@on_both_loops
+async def test_only_so_many_free_connections_are_kept(limit: dict[str, Any]) -> None:
+    async with Receiver() as receiver, client(**limit) as egress:
+        gate = asyncio.Event()
+        receiver.script("/", hold(gate))
+        sending = [asyncio.create_task(egress.send(to(receiver.url()))) for _ in range(6)]
+        await receiver.wait_for(6)
+        assert receiver.open_connections == 6
+        gate.set()
+        assert await asyncio.gather(*sending) == [OK] * 6
+        await receiver.wait_for_connections(2)
+
+
+@on_both_loops
+async def test_two_hundred_requests_at_a_time_each_get_their_own_answer() -> None:
+    async with Receiver() as receiver, client() as egress:
+
+        async def send(number: int) -> None:
+            for turn in range(5):
+                path = f"/{number}/{turn}"
+                receiver.script(path, ok(path.encode()))
+                reply = await egress.send(to(receiver.url(path), body=path.encode()))
+                assert isinstance(reply, Response)
+                assert reply.body == path.encode()
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(200):
+                tasks.create_task(send(number))
+        assert len(receiver.requests()) == 1000
+        assert all(request.body.decode() == request.path for request in receiver.requests())
+        assert len({request.connection_id for request in receiver.requests()}) <= 200
+
+
+# The end
+
+
+@on_both_loops
+async def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
+    async with Receiver() as receiver, client() as egress:
+        gate = asyncio.Event()
+        receiver.script("/a", never())
+        receiver.script("/b", hold(gate))
+        cancelled = asyncio.create_task(egress.send(to(receiver.url("/a"))))
+        held = asyncio.create_task(egress.send(to(receiver.url("/b"))))
+        await receiver.wait_for(2)
+        cancelled.cancel()
+        await receiver.wait_for_connections(1)
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        gate.set()
+        assert await held == OK
+
+
+@on_both_loops
+async def test_a_cancelled_dial_leaves_nothing_behind() -> None:
+    async with Receiver() as receiver, client(max_idle=0) as egress:
+        for turns in range(12):
+            sending = asyncio.create_task(egress.send(to(receiver.url())))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        assert await egress.send(to(receiver.url())) == OK
+        await receiver.wait_for_connections(0)
+
+
+@on_both_loops
+async def test_closing_ends_every_request_and_every_connection() -> None:
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/never", never())
+        assert await egress.send(to(receiver.url())) == OK
+        sending = asyncio.create_task(egress.send(to(receiver.url("/never"))))
+        await receiver.wait_for(2)
+        await egress.close()
+        assert await sending == NoResponse("the server is shutting down")
+        assert await egress.send(to(receiver.url())) == NoResponse("the server is shutting down")
+        await receiver.wait_for_connections(0)
+
+
+# Where requests may go
+
+
+@on_both_loops
+async def test_a_refused_address_is_not_dialled() -> None:
+    async with Receiver() as receiver:
+        names: dict[str, list[str]] = {"inside": ["127.0.0.1"], "mixed": ["127.0.0.1", "10.0.0.1"], "nothing": []}
+        async with client(lambda host: names[host], policy="public") as egress:
+            for host in ("127.0.0.1", "inside", "mixed", "[::ffff:127.0.0.1]", "127.0.0.1."):
+                reply = await egress.send(to(f"http://{host}:{receiver.port}/"))
+                assert isinstance(reply, NoResponse)
+                assert reply.reason.startswith("endpoint resolves to a loopback address: ")
+            assert await egress.send(to("http://nothing/")) == NoResponse(
+                "unable to resolve host: lookup nothing: no such host"
+            )
+        assert receiver.requests() == []
+        assert receiver.open_connections == 0
+
+
+@on_both_loops
+async def test_what_was_vetted_is_what_is_dialled() -> None:
+    answers = iter([["127.0.0.1"], ["127.0.0.2"]])
+    async with Receiver() as receiver:
+        resolver = Resolver(parse_policy("127.0.0.1"), look_up=lambda host: next(answers), ttl=0)
+        egress = Egress(resolver, max_idle=0)
+        assert await egress.send(to(f"http://rebinding:{receiver.port}/")) == OK
+        reply = await egress.send(to(f"http://rebinding:{receiver.port}/"))
+        assert isinstance(reply, NoResponse)
+        assert "127.0.0.2" in reply.reason
+        await egress.close()
+        assert len(receiver.requests()) == 1
