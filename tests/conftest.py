@@ -34,7 +34,9 @@ _numbers = count(1)
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server's maintenance database."""
-    directory = Path(tempfile.mkdtemp(prefix="postroad-tests-"))
+    memory = Path("/dev/shm")
+    in_memory = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
+    directory = Path(tempfile.mkdtemp(prefix="postroad-tests-", dir=memory if in_memory else None))
     directory.chmod(0o755)
     server = embedded.start(directory, extra_settings={"max_connections": "300"})
     try:
@@ -65,7 +67,7 @@ async def database_url(postgres: str, template: str) -> AsyncIterator[str]:
     """A database of this test's own, migrated, with the public development users."""
     name = f"test_{next(_numbers)}"
     admin = await asyncpg.connect(postgres)
-    await admin.execute(f"create database {name} template {template} strategy file_copy")
+    await admin.execute(f"create database {name} template {template} strategy wal_log")
     yield at_database(postgres, name)
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
@@ -185,11 +187,13 @@ async def running(database_url: str, **given: Any) -> AsyncIterator[Running]:
     if serving.done():
         serving.result()
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
-        yield Running(url, client, node, database_url)
-    serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
-    await database.close()
+    try:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+            yield Running(url, client, node, database_url)
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        await database.close()
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool], *, within: float = 20) -> Any:

@@ -1,4 +1,4 @@
-"""Settings from the `POSTROAD_*` environment, validated before anything starts."""
+"""Settings from the `POSTROAD_*` environment and from files it names, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ PREFIX = "POSTROAD_"
 
 Role = Literal["api", "dispatcher"]
 ROLES: tuple[Role, ...] = ("api", "dispatcher")
+
+SECRETS = ("database_url", "token")
+"""Settings that a file may hold instead: `POSTROAD_TOKEN_FILE` is the path of one whose content is the token."""
 
 
 def _duration(value: object) -> object:
@@ -52,7 +55,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    database_url: SecretStr | None = Field(None, description="PostgreSQL 14 or newer; `dev` runs its own without it")
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL 14 or newer, or ..._URL_FILE with it; `dev` runs its own without it"
+    )
     data_dir: Path = Field(Path(".postroad"), description="where `dev` keeps its PostgreSQL")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on")
@@ -61,7 +66,7 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=1, le=256, description="processes, all on the same port")
     database_connections: int = Field(10, ge=4, le=1000, description="connections of one process at most")
-    token: SecretStr | None = Field(None, description="a token that is accepted from the first start on")
+    token: SecretStr | None = Field(None, description="a token accepted from the first start on, or ..._TOKEN_FILE")
     allow_dev_credentials: bool = Field(False, description="let `serve` run with the public tokens of `dev`")
     destinations: Annotated[str, BeforeValidator(_policy)] | None = Field(
         None, description="where messages may go: public (default of serve), lan, any (default of dev), or a list"
@@ -95,20 +100,43 @@ class Settings(BaseSettings):
 
 def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
     """The settings from the environment; `given` ones, from the command line, win. Raises `Misconfigured`."""
+    variables = os.environ if environment is None else environment
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in environment if environment is not None else os.environ:
+    known |= {f"{PREFIX}{name.upper()}_FILE" for name in SECRETS}
+    for name in variables:
         if name.startswith(PREFIX) and name not in known:
             similar = get_close_matches(name, known, n=1)
             hint = f", did you mean {similar[0]}?" if similar else "; `postroad config` lists all of them"
             raise Misconfigured(f"unknown setting {name}{hint}")
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**_secrets(variables) | {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         problems = "; ".join(
             f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
             for problem in error.errors(include_url=False)
         )
         raise Misconfigured(f"invalid settings: {problems}") from None
+
+
+def _secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """The settings that files hold."""
+    found = {}
+    for name in SECRETS:
+        variable = f"{PREFIX}{name.upper()}"
+        path = variables.get(f"{variable}_FILE")
+        if path is None:
+            continue
+        if variable in variables:
+            raise Misconfigured(f"{variable} and {variable}_FILE are both set: remove one of them")
+        try:
+            found[name] = Path(path).read_text("utf-8").strip()
+        except OSError as error:
+            raise Misconfigured(f"{variable}_FILE: cannot read {path!r}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise Misconfigured(f"{variable}_FILE: {path!r} is not text in UTF-8") from error
+        if not found[name]:
+            raise Misconfigured(f"{variable}_FILE: {path!r} is empty")
+    return found
 
 
 def shown(settings: Settings) -> list[tuple[str, str, str]]:

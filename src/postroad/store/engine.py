@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, TypeAlias
 
@@ -108,7 +108,8 @@ class Database:
                 try:
                     yield connection
                 except BaseException:
-                    if not connection.is_closed():
+                    # Of a lost connection the server rolls back by itself.
+                    with suppress(asyncpg.InterfaceError, OSError, asyncpg.PostgresError):
                         await transaction.rollback()
                     raise
                 with _Notices(connection) as notices:
@@ -212,7 +213,8 @@ class _Notices:
         return self._heard
 
     def __exit__(self, *_: object) -> None:
-        if not self._connection.is_closed():
+        # A connection that was lost has been taken from us already, with its listeners.
+        with suppress(asyncpg.InterfaceError):
             self._connection.remove_log_listener(self._hear)
 
     def _hear(self, _: object, message: object) -> None:

@@ -1,0 +1,121 @@
+"""The migrations, the tables as SQLAlchemy sees them, and the partitions agree."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from postroad.store import migrations, partitions
+from postroad.store.engine import Connection, sqlalchemy_url
+from postroad.store.tables import metadata
+from tests.conftest import at_database
+
+
+def _is_ours(_: Any, name: str | None, kind: str, __: bool, ___: Any) -> bool:
+    return not (kind == "table" and name is not None and name.startswith(("messages_", "attempts_", "alembic_")))
+
+
+async def test_upgrading_from_empty_gives_the_tables_of_the_code(database_url: str) -> None:
+    def compare(connection: SyncConnection) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"include_object": _is_ours, "compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+    engine = create_async_engine(sqlalchemy_url(database_url))
+    async with engine.connect() as connection:
+        differences = await connection.run_sync(compare)
+    await engine.dispose()
+
+    assert differences == []
+
+
+async def test_every_constraint_and_index_of_the_code_is_in_the_database(connection: Connection) -> None:
+    """What alembic does not compare: CHECKs, and the predicates of partial indexes."""
+    checks = {row["conname"] for row in await connection.fetch("select conname from pg_constraint where contype = 'c'")}
+    indexes = {
+        row["indexname"]: row["indexdef"] for row in await connection.fetch("select indexname, indexdef from pg_indexes")
+    }
+
+    for table in metadata.tables.values():
+        for constraint in table.constraints:
+            if type(constraint).__name__ == "CheckConstraint":
+                assert constraint.name in checks
+        for index in table.indexes:
+            assert index.name in indexes
+            where = index.dialect_options["postgresql"]["where"]
+            assert (" WHERE " in indexes[index.name]) == (where is not None), index.name
+
+
+async def test_migrations_can_be_taken_back(postgres: str) -> None:
+    admin = await asyncpg.connect(postgres)
+    await admin.execute("create database downgraded")
+    url = at_database(postgres, "downgraded")
+    assert await migrations.migrate(url) is None
+    assert await migrations.migrate(url) == migrations.newest()
+
+    def down(connection: SyncConnection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+
+    engine = create_async_engine(sqlalchemy_url(url))
+    async with engine.begin() as connection:
+        await connection.run_sync(down)
+    await engine.dispose()
+
+    there = await asyncpg.connect(url)
+    assert [row["relname"] for row in await there.fetch(
+        "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')"
+    )] == ["alembic_version"]  # fmt: skip
+    await there.close()
+    await admin.execute("drop database downgraded with (force)")
+    await admin.close()
+
+
+async def test_partitions_reach_a_week_ahead_and_have_no_default(connection: Connection) -> None:
+    assert await partitions.days_left(connection) == partitions.DAYS_AHEAD
+    assert await connection.fetchval("select count(*) from pg_partitioned_table where partdefid <> 0") == 0
+
+    await connection.execute(
+        "do $$ declare t text; begin for t in select relname from pg_class where relkind = 'r' and relname like "
+        "'messages_20%' order by relname desc limit 3 loop execute 'drop table ' || t; end loop; end $$"
+    )
+    assert await partitions.days_left(connection) == partitions.DAYS_AHEAD - 3
+    async with connection.transaction():
+        await partitions.make(connection)
+
+    assert await partitions.days_left(connection) == partitions.DAYS_AHEAD
+
+
+async def test_a_partition_has_the_indexes_of_its_parent(connection: Connection) -> None:
+    names = await connection.fetch(
+        "select relname from pg_class where relkind = 'r' and relname like 'messages_20%' order by 1"
+    )
+    for row in names:
+        count = await connection.fetchval("select count(*) from pg_indexes where tablename = $1", row["relname"])
+        assert count == 5, row["relname"]
+
+
+@pytest.mark.parametrize("days", [0, 1, 7])
+async def test_a_message_finds_its_partition_by_its_id(connection: Connection, days: int) -> None:
+    from postroad.domain.ids import IdMint
+
+    now = await connection.fetchval("select now()")
+    mint = IdMint()
+    identity = mint.message_id(int((now + timedelta(days=days)).timestamp() * 1000))
+
+    await connection.execute("insert into messages (id, tenant_id, url) values ($1, 1, 'http://x')", identity)
+
+    name = await connection.fetchval("select tableoid::regclass::text from messages where id = $1", identity)
+    assert name == f"messages_{now + timedelta(days=days):%Y%m%d}"
