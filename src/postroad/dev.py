@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from postroad import app
 from postroad.domain.tenant import SigningKeys
 from postroad.settings import Settings
-from postroad.store import embedded, migrations, tenants
+from postroad.store import dispatchers, embedded, migrations, tenants
 from postroad.store.engine import connected
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
     chosen = settings.model_copy(update={"destinations": settings.destinations or "any"})
     with listener, database_url(settings) as url:
-        asyncio.run(prepare(url))
+        asyncio.run(prepare(url, alone=settings.database_url is None))
         app.serve(chosen, url, listener, lambda: announce(address))
 
 
@@ -73,10 +73,15 @@ def announcement(address: str) -> str:
     )
 
 
-async def prepare(url: str) -> None:
-    """Migrate, and make the public users."""
+async def prepare(url: str, *, alone: bool = False) -> None:
+    """Migrate, and make the public users.
+
+    Who is `alone` with the database knows that whatever was being delivered is being delivered no more.
+    """
     await migrations.migrate(url)
     async with connected(url) as connection, connection.transaction():
+        if alone:
+            await dispatchers.declare_all_dead(connection)
         for user in DEV_USERS:
             tenant_id = await tenants.ensure(connection, user.tenant, keys=user.keys)
             await tenants.add_token(connection, tenant_id, user.token, name="public development token")

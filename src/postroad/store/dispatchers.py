@@ -37,3 +37,8 @@ async def forget(connection: Connection, dispatcher_ids: Sequence[int]) -> None:
 async def any_dead(connection: Connection) -> bool:
     """Whether a dispatcher stopped beating; cheaper than locking to find out."""
     return await connection.fetchval("select true from dispatchers where alive_until < now() limit 1") is True
+
+
+async def declare_all_dead(connection: Connection) -> None:
+    """Let everything be rescued at once; only for whoever knows that no dispatcher is left."""
+    await connection.execute("update dispatchers set alive_until = '-infinity'")
