@@ -149,7 +149,8 @@ class Running:
 
     async def settled(self, message_id: str, last: str = "DELIVERED") -> list[str]:
         """The log of a message once it has come to this state."""
-        return await eventually(lambda: self.states(message_id), lambda states: states[-1:] == [last])
+        states: list[str] = await eventually(lambda: self.states(message_id), lambda states: states[-1:] == [last])
+        return states
 
 
 Serve = Callable[..., Awaitable[Running]]
@@ -201,7 +202,7 @@ async def eventually(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], b
     answer = None
     try:
         async with asyncio.timeout(within):
-            while not holds(answer := await ask()):
+            while not holds(answer := await ask()):  # noqa: ASYNC110  no event announces it
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pytest.fail(f"did not come true within {within} s, the last answer was {answer!r}")

@@ -32,7 +32,7 @@ def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: unhandled.append(context))
             runner.run(_awaited(test(**arguments)))
-        assert unhandled == []
+        assert unhandled == [], unhandled
 
     # What pytest is to give the test, and the loop beside it.
     loop = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self, cast
 
 import httptools
+
 from tests.moods import (
     Mood,
     answer,
@@ -255,7 +256,11 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.write(answer(400))
+            self.close()
 
     def on_message_begin(self) -> None:
         self._target = b""

@@ -97,7 +97,7 @@ async def test_a_settlement_whose_answer_is_lost_is_repeated_without_a_second_ef
 async def test_a_warning_on_the_commit_is_not_an_acknowledgement(
     database_url: str, connection: Connection, receiver: Receiver
 ) -> None:
-    """With a synchronous standby a cancelled wait is answered as a success with a warning; a trigger warns the same way."""
+    """With a synchronous standby a cancelled wait is a success with a warning; a trigger warns the same way."""
     await connection.execute(
         """
         create function warn() returns trigger language plpgsql as $$

@@ -21,7 +21,10 @@ async def test_a_message_arrives_byte_for_byte_with_its_headers(server: Running,
     body = bytes(range(256))
 
     message_id = await server.publish(
-        receiver.url("/hook?a=1&b=%2F%20x"), body, Content_Type="application/octet-stream", Upstash_Forward_X_Trace="t 1"
+        receiver.url("/hook?a=1&b=%2F%20x"),
+        body,
+        Content_Type="application/octet-stream",
+        Upstash_Forward_X_Trace="t 1",
     )
 
     request = await receiver.next_request()
@@ -35,7 +38,9 @@ async def test_a_message_arrives_byte_for_byte_with_its_headers(server: Running,
     assert await server.settled(message_id) == ["CREATED", "ACTIVE", "DELIVERED"]
 
 
-async def test_a_delivery_is_signed_so_that_the_official_receiver_accepts_it(server: Running, receiver: Receiver) -> None:
+async def test_a_delivery_is_signed_so_that_the_official_receiver_accepts_it(
+    server: Running, receiver: Receiver
+) -> None:
     url = receiver.url("/signed?x=1")
     await server.publish(url, b'{"n": 1}')
     request = await receiver.next_request()
@@ -116,9 +121,7 @@ async def test_a_retried_dead_letter_is_delivered_under_a_new_id_and_leaves_the_
     [([("Upstash-NonRetryable-Error", "true")], False), ([], True)],
     ids=["with the header it fails at once", "without it is retried"],
 )
-async def test_status_489(
-    server: Running, receiver: Receiver, headers: list[tuple[str, str]], delivers: bool
-) -> None:
+async def test_status_489(server: Running, receiver: Receiver, headers: list[tuple[str, str]], delivers: bool) -> None:
     receiver.script("/", status(489, b"", headers), status(200))
 
     message_id = await server.publish(receiver.url(), Upstash_Retry_Delay="0")
@@ -369,4 +372,4 @@ async def test_another_tenants_message_does_not_exist(server: Running, receiver:
     assert [answer.status_code for answer in answers] == [404, 404, 404]
     assert (await server.http.get("/v2/events", headers=stranger)).json() == {"events": []}
     assert (await server.http.delete("/v2/messages", headers=stranger)).json() == {"cancelled": 0}
-    assert TOKEN != DEV_USERS[1].token
+    assert DEV_USERS[1].token != TOKEN

@@ -149,7 +149,9 @@ create table dispatchers (
 """
 
 DOWNGRADE = """
-drop table dispatchers, deduplications, cancellations, dead_letters, attempts, deliveries, messages, signing_keys, tokens, tenants
+drop table
+  dispatchers, deduplications, cancellations, dead_letters, attempts, deliveries, messages,
+  signing_keys, tokens, tenants
 """
 
 

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import uvicorn
@@ -44,9 +44,7 @@ class Node:
         self._clock = Clock()
         resolver = Resolver(parse_policy(settings.destinations or "public"))
         tenancy = Tenancy(database)
-        publisher = Publisher(
-            clock=self._clock, resolver=resolver, deduplication_window=settings.deduplication_window
-        )
+        publisher = Publisher(clock=self._clock, resolver=resolver, deduplication_window=settings.deduplication_window)
         self._egress = Egress(
             resolver,
             max_response_bytes=settings.max_response_bytes,
@@ -159,11 +157,10 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
 
-    def install_signal_handlers(self) -> None:
-        """The node has them."""
-
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        return suppress()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The node has the handlers."""
+        yield
 
 
 def listen(host: str, port: int) -> socket.socket:

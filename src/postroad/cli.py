@@ -75,7 +75,9 @@ def migrate() -> None:
 
     before = _with_database(lambda url: migrations.migrate(url))
     after = migrations.newest()
-    typer.echo(f"The schema is at {after}." if before == after else f"The schema went from {before or 'nothing'} to {after}.")
+    typer.echo(
+        f"The schema is at {after}." if before == after else f"The schema went from {before or 'nothing'} to {after}."
+    )
 
 
 @cli.command()
@@ -143,4 +145,3 @@ def _with_database(work: Callable[[str], Awaitable[T]]) -> T:
 
     with database_url(settings.load()) as url:
         return asyncio.run(run(url))
-

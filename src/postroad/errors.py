@@ -115,7 +115,9 @@ class OutcomeUnknown(Unavailable):
     """The database did not say whether the commit took place. What was stored, if anything, will be delivered."""
 
     def __init__(self) -> None:
-        super().__init__("the outcome of storing the message is unknown, publish again with a deduplication id to be safe")
+        super().__init__(
+            "the outcome of storing the message is unknown, publish again with a deduplication id to be safe"
+        )
 
 
 class DatabaseUnavailable(Unavailable):

@@ -193,7 +193,9 @@ class Intake:
         if attempts:
             dispatcher.hand_over(attempts)
         if len(attempts) < len(news):
-            waits = [_wait(new, one) for new, one in zip(news, stored, strict=True) if one.is_new and not one.handed_over]
+            waits = [
+                _wait(new, one) for new, one in zip(news, stored, strict=True) if one.is_new and not one.handed_over
+            ]
             if waits:
                 dispatcher.expect(min(waits))
         return stored

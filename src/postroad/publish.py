@@ -77,9 +77,7 @@ class Publisher:
         """Store messages of any tenants; see `store.messages.insert`."""
         return await insert(connection, group, dispatcher_id=dispatcher_id, window=self._window)
 
-    def _new(
-        self, tenant_id: TenantId, url: Url, publication: Publication, source_id: MessageId | None
-    ) -> NewMessage:
+    def _new(self, tenant_id: TenantId, url: Url, publication: Publication, source_id: MessageId | None) -> NewMessage:
         message = Message(
             id=self._mint.message_id(self._clock.now_ms()),
             tenant_id=tenant_id,

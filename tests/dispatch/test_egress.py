@@ -316,7 +316,7 @@ async def test_only_so_many_free_connections_are_kept(limit: dict[str, Any]) -> 
 
 @on_both_loops
 async def test_two_hundred_requests_at_a_time_each_get_their_own_answer() -> None:
-    async with Receiver() as receiver, client() as egress:
+    async with Receiver() as receiver, client(max_idle_per_destination=200) as egress:
 
         async def send(number: int) -> None:
             for turn in range(5):

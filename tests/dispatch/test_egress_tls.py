@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Sequence
 
@@ -17,7 +18,6 @@ from tests.egress import OK, client, on_both_loops, to
 from tests.receiver import (
     Mood,
     Receiver,
-    answer,
     deaf,
     half,
     hang_up,
@@ -111,47 +111,39 @@ async def test_an_old_protocol_is_not_spoken(authority: trustme.CA) -> None:
 
 @on_both_loops
 async def test_a_receiver_that_speaks_no_tls_is_told_apart() -> None:
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(answer(400))
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(play, "127.0.0.1", 0) as server, client() as egress:
-        port = server.sockets[0].getsockname()[1]
-        reply = await egress.send(to(f"https://127.0.0.1:{port}/"))
+    async with Receiver() as receiver, client() as egress:
+        reply = await egress.send(to(receiver.url().replace("http:", "https:")))
         assert reply == NoResponse("TLS error: wrong version number")
+        await receiver.wait_for_connections(0)
 
 
-@pytest.mark.parametrize("timeout", [10, 0.15])
+@pytest.mark.parametrize(
+    ("timeout", "reason"), [(10, "TLS error: no handshake after 0.3 s"), (0.15, "timed out after 0.15 s")]
+)
 @on_both_loops
-async def test_a_handshake_that_does_not_end_is_ended(timeout: float) -> None:
-    gone = asyncio.Event()
-
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(1000):
-            pass
-        writer.close()
-        gone.set()
-
-    async with await asyncio.start_server(play, "127.0.0.1", 0) as server, client(connect_timeout=0.3) as egress:
-        port = server.sockets[0].getsockname()[1]
-        reply = await egress.send(to(f"https://127.0.0.1:{port}/", timeout=timeout))
-        expected = "TLS error: no handshake after 0.3 s" if timeout == 10 else "timed out after 0.15 s"
-        assert reply == NoResponse(expected)
-        async with asyncio.timeout(10):
-            await gone.wait()
+async def test_a_handshake_that_does_not_end_is_ended(timeout: float, reason: str) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        async with client(connect_timeout=0.3) as egress:
+            url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+            assert await egress.send(to(url, timeout=timeout)) == NoResponse(reason)
+        connection, _ = await loop.sock_accept(silent)
+        with connection:
+            while await loop.sock_recv(connection, 65536):
+                pass  # until the client has closed its side
 
 
 @on_both_loops
 async def test_a_connection_that_ends_in_the_handshake_is_no_answer() -> None:
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with await asyncio.start_server(play, "127.0.0.1", 0) as server, client() as egress:
-        port = server.sockets[0].getsockname()[1]
-        reply = await egress.send(to(f"https://127.0.0.1:{port}/"))
-        assert reply == NoResponse("TLS error: connection closed during the handshake")
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as rude:
+        rude.setblocking(False)
+        async with client() as egress:
+            sending = asyncio.create_task(egress.send(to(f"https://127.0.0.1:{rude.getsockname()[1]}/")))
+            connection, _ = await loop.sock_accept(rude)
+            connection.close()
+            assert await sending == NoResponse("TLS error: connection closed during the handshake")
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,7 @@ async def test_a_dead_dispatcher_gets_no_lease_by_any_way(connection: Connection
 
     assert not stored.handed_over
     assert await deliveries.claim_due(connection, me, 10) == []
-    claimed, _ = await deliveries.claim_fair(
-        connection, me, 10, share=5, saturated=[], after=FIRST_DESTINATION
-    )
+    claimed, _ = await deliveries.claim_fair(connection, me, 10, share=5, saturated=[], after=FIRST_DESTINATION)
     assert claimed == []
     assert not await dispatchers.beat(connection, me)
 
@@ -192,7 +190,10 @@ async def test_handing_back_does_not_count_the_claim(connection: Connection, me:
 
     await deliveries.hand_back(connection, me, [(one.id, one.lease), (two.id, two.lease + 1)])
 
-    rows = {row["id"]: tuple(row)[1:] for row in await connection.fetch("select id, state, unsettled_claims from deliveries")}
+    rows = {
+        row["id"]: tuple(row)[1:]
+        for row in await connection.fetch("select id, state, unsettled_claims from deliveries")
+    }
     assert rows == {one.id: (1, 0), two.id: (2, 1)}
 
 

@@ -42,7 +42,8 @@ async def test_every_constraint_and_index_of_the_code_is_in_the_database(connect
     """What alembic does not compare: CHECKs, and the predicates of partial indexes."""
     checks = {row["conname"] for row in await connection.fetch("select conname from pg_constraint where contype = 'c'")}
     indexes = {
-        row["indexname"]: row["indexdef"] for row in await connection.fetch("select indexname, indexdef from pg_indexes")
+        row["indexname"]: row["indexdef"]
+        for row in await connection.fetch("select indexname, indexdef from pg_indexes")
     }
 
     for table in metadata.tables.values():

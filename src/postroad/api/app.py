@@ -47,9 +47,7 @@ def application(context: Context, *, docs: bool) -> App:
     if docs:
         describe(app)
         _serve_docs(app)
-    return Door(
-        app, intake=context.intake, tenancy=context.tenancy, limits=context.limits, clock=context.clock
-    )
+    return Door(app, intake=context.intake, tenancy=context.tenancy, limits=context.limits, clock=context.clock)
 
 
 def _serve_docs(app: FastAPI) -> None:
@@ -73,9 +71,7 @@ def _serve_docs(app: FastAPI) -> None:
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, PostroadError)
     answer = problem(error)
-    return Response(
-        answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers}
-    )
+    return Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

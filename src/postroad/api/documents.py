@@ -37,9 +37,7 @@ def describe(app: FastAPI) -> None:
 
 
 def _publish() -> dict[str, Any]:
-    headers = [
-        {"name": f"Upstash-{name}", "in": "header", "required": False, "schema": _TEXT} for name in OPTION_NAMES
-    ]
+    headers = [{"name": f"Upstash-{name}", "in": "header", "required": False, "schema": _TEXT} for name in OPTION_NAMES]
     return {
         "tags": ["Publish"],
         "summary": "Publish a message",
@@ -56,7 +54,7 @@ def _publish() -> dict[str, Any]:
         "responses": {
             "201": {"description": "Stored", **_published(deduplicated=False)},
             "202": {"description": "A duplicate: the id is that of the first message", **_published(deduplicated=True)},
-            **{status: _ERROR for status in ("400", "401", "403", "404", "413", "503")},
+            **dict.fromkeys(("400", "401", "403", "404", "413", "503"), _ERROR),
         },
     }
 

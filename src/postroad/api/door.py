@@ -177,10 +177,12 @@ async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 def _put_right(path: str) -> str:
     """Clients say /v2/Schedules, //v2/keys and /v2/keys/; routes know one form."""
-    if not path.lstrip("/")[:3].lower() == "v2/":
+    if path.lstrip("/")[:3].lower() != "v2/":
         return path
     _, resource, *rest = path.strip("/").split("/")
     return "/".join(["/v2", _RESOURCES.get(resource.lower(), resource), *rest])
 
 
-_RESOURCES = {name.lower(): name for name in ("messages", "dlq", "events", "logs", "keys", "rotate", "readiness", "liveness")}
+_RESOURCES = {
+    name.lower(): name for name in ("messages", "dlq", "events", "logs", "keys", "rotate", "readiness", "liveness")
+}

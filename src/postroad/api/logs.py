@@ -98,4 +98,3 @@ def _position(text: str, *, oldest_first: bool) -> Position:
 
 def _with_cursor(content: dict[str, Any], cursor: str | None) -> dict[str, Any]:
     return content if cursor is None else {"cursor": cursor, **content}
-

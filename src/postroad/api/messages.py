@@ -27,9 +27,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def get(message_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """A message that is unfinished, or ended a moment ago."""
         async with database.connection() as connection:
-            stored = await lookups.find(
-                connection, caller.tenant_id, known(message_id), linger=context.message_linger
-            )
+            stored = await lookups.find(connection, caller.tenant_id, known(message_id), linger=context.message_linger)
         if stored is None:
             raise NotFound("message", message_id)
         return json(message_view(stored))

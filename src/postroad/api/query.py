@@ -114,9 +114,7 @@ class Query:
         """Every filter on messages that is given."""
         return Filters(
             message_ids=self.take_message_ids(),
-            values={
-                name: values for name in sorted(MESSAGE_FIELDS) if (values := self.take_all(name)) is not None
-            },
+            values={name: values for name in sorted(MESSAGE_FIELDS) if (values := self.take_all(name)) is not None},
             since=self.take_instant("fromDate"),
             until=self.take_instant("toDate"),
         )

@@ -47,9 +47,7 @@ async def deliver(
     return Finished(attempt, reply, outcome(attempt, reply, clock.now()), duration, body)
 
 
-def _request(
-    attempt: Attempt, body: bytes, signing_key: str, clock: Clock, max_timeout: timedelta
-) -> OutgoingRequest:
+def _request(attempt: Attempt, body: bytes, signing_key: str, clock: Clock, max_timeout: timedelta) -> OutgoingRequest:
     message = attempt.message
     timeout = message.options.timeout or max_timeout
     return OutgoingRequest(

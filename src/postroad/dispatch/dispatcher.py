@@ -113,7 +113,7 @@ class Dispatcher:
         await self._beats.wait()
 
     async def stop(self, grace: timedelta) -> None:
-        """Stop claiming, finish what is in progress or give it back, settle, sign off. `run` is cancelled afterwards."""
+        """Stop claiming, finish what is in progress or give it back, settle, sign off; then `run` may be cancelled."""
         self._stopping = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace.total_seconds())

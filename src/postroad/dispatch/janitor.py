@@ -84,8 +84,10 @@ class Janitor:
             body = source.message.body
             if body is None:
                 body = await messages.fetch_body(connection, one.id)
-            for publication in callbacks(attempt, reply, FAILED, body=body, dlq_id=letter):
-                group.append(self._publisher.report(source.message.tenant_id, publication, source_id=one.id))
+            group += [
+                self._publisher.report(source.message.tenant_id, publication, source_id=one.id)
+                for publication in callbacks(attempt, reply, FAILED, body=body, dlq_id=letter)
+            ]
         if group:
             await self._publisher.store(connection, group)
 

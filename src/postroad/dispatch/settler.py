@@ -77,7 +77,7 @@ class Settler:
                 self._idle.set()
 
     async def _settle_until_known(self, dispatcher_id: int, batch: list[Finished]) -> None:
-        """Repeat until the database has answered. Rows that do not come back were settled before, or lost: both final."""
+        """Repeat until the database has answered. Rows that do not come back were settled or lost: both final."""
         pause = 0.02
         while True:
             try:
@@ -175,6 +175,4 @@ def _settlement(finished: Finished) -> Settlement:
             ended, delay = Ended.FAILED, None
         case _:
             assert_never(outcome)
-    return Settlement(
-        attempt.message.id, attempt.lease, ended, finished.duration, delay, status, reason, header, body
-    )
+    return Settlement(attempt.message.id, attempt.lease, ended, finished.duration, delay, status, reason, header, body)

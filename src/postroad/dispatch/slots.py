@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SMALLEST_SHARE = 30
-"""With a tenth of the slots, what no destination may exceed while others could wait (the figures of SQS fair queues)."""
+"""No destination may hold more than this or a tenth of the slots while others wait (as in SQS fair queues)."""
 
 
 class Slots:

@@ -16,7 +16,9 @@ from postroad.domain.publication import Publication
 from postroad.domain.reply import Reply, Response
 
 
-def callbacks(attempt: Attempt, reply: Reply, outcome: Outcome, *, body: bytes, dlq_id: str | None) -> list[Publication]:
+def callbacks(
+    attempt: Attempt, reply: Reply, outcome: Outcome, *, body: bytes, dlq_id: str | None
+) -> list[Publication]:
     """The publications that follow from a settled attempt.
 
     A callback reports every attempt, a failure callback only the one that buried the message. `body` is what was

@@ -66,7 +66,12 @@ class _Draft:
 
 
 def parse_options(
-    fields: Iterable[tuple[str, str]], *, limits: Limits, now_s: float, path: str = "Upstash-", retries: int | None = None
+    fields: Iterable[tuple[str, str]],
+    *,
+    limits: Limits,
+    now_s: float,
+    path: str = "Upstash-",
+    retries: int | None = None,
 ) -> tuple[Options, Deduplication]:
     """The options and the deduplication that header fields ask for.
 
@@ -79,15 +84,15 @@ def parse_options(
     return Options(**{"retries": default, **values}), deduplication
 
 
-def parse_overrides(
-    fields: Iterable[tuple[str, str]], options: Options, *, limits: Limits, now_s: float
-) -> Options:
+def parse_overrides(fields: Iterable[tuple[str, str]], options: Options, *, limits: Limits, now_s: float) -> Options:
     """Options with those replaced that header fields name; a wait that is over is not waited for again.
 
     A `Content-Type` counts only for what is published with a body, so here it is passed over. Forwarded headers
     replace those of the same name.
     """
-    named = [(name, value) for name, value in fields if name.startswith("upstash-") and name != "upstash-header-forward"]
+    named = [
+        (name, value) for name, value in fields if name.startswith("upstash-") and name != "upstash-header-forward"
+    ]
     values, _ = _explicit(named, limits, now_s, "Upstash-", options.retries)
     if "headers" in values:
         replaced = {name for name, _ in values["headers"]}
@@ -123,9 +128,7 @@ def _explicit(
         values["when"] = After(delay)
     retries = values.get("retries", default_retries)
     if (expression := values.get("retry_delay")) is not None:
-        values["retry_delay"] = _named(
-            f"{path}Retry-Delay", lambda: parse_retry_expression(expression, retries).text
-        )
+        values["retry_delay"] = _named(f"{path}Retry-Delay", lambda: parse_retry_expression(expression, retries).text)
     for name, lines in (("callback", draft.callback), ("failure_callback", draft.failure_callback)):
         if lines:
             values[name] = _callback(name, lines, limits, now_s, path, retries)

@@ -88,9 +88,9 @@ async def claim_due(connection: Connection, dispatcher_id: int, limit: int) -> l
 async def claim_fair(
     connection: Connection, dispatcher_id: int, limit: int, *, share: int, saturated: Iterable[int], after: int
 ) -> tuple[list[Claimed], int]:
-    """Claim up to share due deliveries of each destination that is not saturated, going on after where the rotation stands.
+    """Claim up to share due deliveries of each destination that is not saturated, going on from the rotation's place.
 
-    Gives what was claimed, and where the rotation stands now.
+    Gives what was claimed, and the place where the rotation stands now.
     """
     rows = await connection.fetch(
         _CLAIM_FAIR, dispatcher_id, limit, share, list(saturated), after, _DESTINATIONS_A_TURN
@@ -166,10 +166,12 @@ async def hand_back(connection: Connection, dispatcher_id: int, attempts: Sequen
     await connection.execute(
         """
         with held as materialized (
-          select id from deliveries where id = any($2::uuid[]) and state = 2 and dispatcher_id = $1 order by id for update)
+          select id from deliveries
+          where id = any($2::uuid[]) and state = 2 and dispatcher_id = $1 order by id for update)
         update deliveries d
         set state = 1, dispatcher_id = null, active_at = null, due_at = now(), unsettled_claims = unsettled_claims - 1
-        where d.id = any(array(select id from held)) and (d.id, d.lease) in (select * from unnest($2::uuid[], $3::bigint[]))
+        where d.id = any(array(select id from held))
+          and (d.id, d.lease) in (select * from unnest($2::uuid[], $3::bigint[]))
         """,
         dispatcher_id,
         [message_id for message_id, _ in attempts],

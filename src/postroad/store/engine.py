@@ -90,7 +90,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, outside a transaction. Raises `DatabaseUnavailable`, `DataRefused` or `TryAgain`."""
+        """A connection outside a transaction. Raises `DatabaseUnavailable`, `DataRefused` or `TryAgain`."""
         with _translating():
             async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
                 yield connection

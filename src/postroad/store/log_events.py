@@ -89,11 +89,27 @@ def _sources() -> list[_Source]:
         _source(messages, messages.c.id, messages.c.created_at, 0, State.CREATED, nothing),
         _source(attempts, a.message_id, a.active_at, 1, State.ACTIVE, a.lease),
         _source(deliveries, d.id, d.active_at, 1, State.ACTIVE, d.lease, d.state == 2),
-        _Source(attempts, a.tenant_id, a.message_id, a.ended_at, 2, ended, a.lease,
-                frozenset({State.DELIVERED, State.ERROR})),  # fmt: skip
-        _Source(attempts, a.tenant_id, a.message_id, a.ended_at, 3, followed, a.lease,
-                frozenset({State.RETRY, State.FAILED}),
-                [a.outcome != _DELIVERED, (a.outcome == _FAILED) | a.next_due_at.is_not(None)]),  # fmt: skip
+        _Source(
+            attempts,
+            a.tenant_id,
+            a.message_id,
+            a.ended_at,
+            2,
+            ended,
+            a.lease,
+            frozenset({State.DELIVERED, State.ERROR}),
+        ),
+        _Source(
+            attempts,
+            a.tenant_id,
+            a.message_id,
+            a.ended_at,
+            3,
+            followed,
+            a.lease,
+            frozenset({State.RETRY, State.FAILED}),
+            [a.outcome != _DELIVERED, (a.outcome == _FAILED) | a.next_due_at.is_not(None)],
+        ),
         _source(cancellations, c.message_id, c.requested_at, 4, State.CANCEL_REQUESTED, nothing),
         _source(cancellations, c.message_id, c.canceled_at, 5, State.CANCELED, nothing, c.canceled_at.is_not(None)),
     ]
@@ -136,14 +152,10 @@ def _part(
     )
     if after is not None:
         key = tuple_(at, message_id, ordinal)
-        beyond = tuple_(
-            literal(after.at, Instant), literal(after.message_id, UUID), literal(after.ordinal, Integer)
-        )
+        beyond = tuple_(literal(after.at, Instant), literal(after.message_id, UUID), literal(after.ordinal, Integer))
         # The second condition says what follows from the first in words that an index understands.
-        if oldest_first:
-            query = query.where(key > beyond, at >= after.at)
-        else:
-            query = query.where(key < beyond, at <= after.at)
+        ahead = (key > beyond, at >= after.at) if oldest_first else (key < beyond, at <= after.at)
+        query = query.where(*ahead)
     if not source.states <= wanted:
         query = query.where(source.state.in_([state.value for state in source.states & wanted]))
     if filters.message_ids is not None:

@@ -15,8 +15,8 @@ from postroad.store.messages import message_of
 from postroad.store.tables import deliveries, messages
 
 _FIND = """
-select m.id, m.tenant_id, m.created_at, m.url, m.method, m.header, m.options, m.caller_ip, m.labels, m.source_id, m.body,
-  coalesce(octet_length(m.body), 0) as body_bytes
+select m.id, m.tenant_id, m.created_at, m.url, m.method, m.header, m.options, m.caller_ip, m.labels, m.source_id,
+  m.body, coalesce(octet_length(m.body), 0) as body_bytes
 from messages m
 where m.id = $1 and m.tenant_id = $2 and (
   exists (select from deliveries d where d.id = m.id)

@@ -125,9 +125,7 @@ deliveries = Table(
     # rescue and give_back.
     Index("deliveries_leased", "dispatcher_id", postgresql_where=text("state = 2")),
     Index("deliveries_queue", "queue_id", "seq", "sub", unique=True, postgresql_where=text("queue_id is not null")),
-    Index(
-        "deliveries_queue_open", "queue_id", "seq", postgresql_where=text("queue_id is not null and state <> 0")
-    ),
+    Index("deliveries_queue_open", "queue_id", "seq", postgresql_where=text("queue_id is not null and state <> 0")),
     Index("deliveries_queue_held", "queue_id", "seq", postgresql_where=text("state = 0")),
     # A second open head of a FIFO queue is an error, not an overlap.
     Index("deliveries_fifo", "queue_id", unique=True, postgresql_where=text("fifo and state <> 0 and sub = 0")),

@@ -14,7 +14,8 @@ async def ensure(connection: Connection, name: str, *, keys: SigningKeys | None 
         return TenantId(found)
     pair = keys or SigningKeys(random_text("sig_"), random_text("sig_"))
     tenant_id: int = await connection.fetchval(
-        "insert into tenants (name) values ($1) on conflict (name) do update set name = excluded.name returning id", name
+        "insert into tenants (name) values ($1) on conflict (name) do update set name = excluded.name returning id",
+        name,
     )
     await connection.execute(
         "insert into signing_keys (tenant_id, current_key, next_key) values ($1, $2, $3) on conflict do nothing",

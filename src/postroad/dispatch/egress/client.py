@@ -30,7 +30,7 @@ class Egress:
         max_header_bytes: int = 64 * 1024,
         max_headers: int = 100,
         connect_timeout: float = 5.0,
-        max_idle_per_destination: int = 128,
+        max_idle_per_destination: int = 256,
         max_idle: int = 1024,
         idle_timeout: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
