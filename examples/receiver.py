@@ -1,0 +1,17 @@
+"""A receiver to play with: prints what arrives on http://127.0.0.1:9000 and answers 200. Needs nothing but Python."""
+
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:  # noqa: N802  the name that http.server calls
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        print(f"{self.command} {self.path}  attempt {self.headers['Upstash-Retried']}  {body.decode()}", flush=True)  # noqa: T201
+        self.send_response(500 if self.path.startswith("/fail") else 200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Keep quiet but for what do_POST prints."""
+
+
+ThreadingHTTPServer(("127.0.0.1", 9000), Receiver).serve_forever()
