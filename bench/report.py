@@ -97,6 +97,12 @@ def show_facts(facts: Mapping[str, Any]) -> None:
         print("The data is in memory, where a commit costs nothing: set TMPDIR to a directory on a disk.")
 
 
+def source_state() -> dict[str, int]:
+    """The product's files and when each was written, to see whether somebody edits it during the run."""
+    source = HERE.parent / "src"
+    return {str(path.relative_to(source)): path.stat().st_mtime_ns for path in source.rglob("*.[ps][yq]*")}
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

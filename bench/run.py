@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from bench import steps
 from bench.programs import BenchError, Program, Sink, compiled, load
-from bench.report import Report, Samples, machine_facts, show_facts
+from bench.report import Report, Samples, machine_facts, show_facts, source_state
 from bench.sample import TOKEN
 from bench.scenarios import (
     CALLERS,
@@ -67,7 +67,7 @@ def main() -> None:
         with scratch() as directory:
             for name in ("load", "sink"):
                 compiled(name)
-            facts = machine_facts(directory)
+            facts, source = machine_facts(directory), source_state()
             show_facts(facts)
             print(f"{scale.messages:,} messages of 1 KB, {CALLERS} callers, {scale.repeat} repetitions", flush=True)
             with Sink(directory / "sink.log") as sink:
@@ -77,6 +77,11 @@ def main() -> None:
         _ratios(report)
     except BenchError as error:
         sys.exit(f"bench: {error}")
+    facts["edited_meanwhile"] = sorted({name for name, _ in source.items() ^ source_state().items()})
+    if facts["edited_meanwhile"]:
+        print(
+            f"\nThese were edited during the run, which so measured a mixture: {', '.join(facts['edited_meanwhile'])}"
+        )
     path = report.write(facts, asdict(scale))
     print(f"\n{time.monotonic() - began:.0f} s; every sample is in {path}")
 

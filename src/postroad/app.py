@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -95,6 +96,7 @@ class Node:
             server = _Server(self._application)
             tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="server"))
             await _first(server.ready.wait(), tasks)
+        _settle_memory()
         announce()
         try:
             await _first(stop.wait(), tasks)
@@ -203,6 +205,16 @@ def serve(settings: Settings, url: str, listener: socket.socket | None, announce
             await database.close()
 
     uvloop.run(main())
+
+
+def _settle_memory() -> None:
+    """Spare the collector what lives as long as the process, and full collections every few seconds.
+
+    Walking the modules takes up to 80 ms each time, which was most of the slowest percent of publishes.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 async def _first(event: Awaitable[object], tasks: list[asyncio.Task[None]]) -> None:

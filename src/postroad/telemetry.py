@@ -21,6 +21,8 @@ def configure(*, level: str, json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("alembic", "uvicorn", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def attempt_ended(attempt: Attempt, reply: Reply, outcome: Outcome, duration: timedelta, *, took_effect: bool) -> None:

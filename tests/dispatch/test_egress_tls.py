@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trustme
@@ -118,20 +119,30 @@ async def test_a_receiver_that_speaks_no_tls_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "reason"), [(10, "TLS error: no handshake after 0.3 s"), (0.15, "timed out after 0.15 s")]
+    ("timeout", "reason"), [(10, "no connection after 0.3 s: {place}"), (0.15, "timed out after 0.15 s")]
 )
 @on_both_loops
 async def test_a_handshake_that_does_not_end_is_ended(timeout: float, reason: str) -> None:
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.setblocking(False)
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
         async with client(connect_timeout=0.3) as egress:
-            url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
-            assert await egress.send(to(url, timeout=timeout)) == NoResponse(reason)
+            reply = await egress.send(to(f"https://{place}/", timeout=timeout))
+            assert reply == NoResponse(reason.format(place=place))
         connection, _ = await loop.sock_accept(silent)
         with connection:
             while await loop.sock_recv(connection, 65536):
                 pass  # until the client has closed its side
+
+
+@on_both_loops
+async def test_a_silent_address_does_not_take_the_time_of_the_next(authority: trustme.CA) -> None:
+    async with Receiver(ssl_context=serving(authority, "hooks.example")) as receiver:
+        with socket.create_server(("127.0.0.2", receiver.port)):
+            options: dict[str, Any] = {"ssl_context": trusting(authority), "connect_timeout": 2}
+            async with client(lambda host: ["127.0.0.2", "127.0.0.1"], **options) as egress:
+                assert await egress.send(to(receiver.url(host="hooks.example"))) == OK
 
 
 @on_both_loops

@@ -21,7 +21,7 @@ class Unanswered(Enum):
 
 
 class Owner(Protocol):
-    """Who keeps the connections. Each method is called as soon as the fact is known, and at most once for it."""
+    """Who keeps the connections; told of each fact as soon as it is known, of ends perhaps more than once."""
 
     def opened(self, connection: Connection) -> None: ...
     def free(self, connection: Connection, now: float) -> None: ...
@@ -71,6 +71,10 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever is still unsent; nothing that matters is."""
         self._owner.useless(self)
         self._transport.abort()
+
+    def forsake(self) -> None:
+        """The dial failed or was given up; a transport that had come up by then may go without a `connection_lost`."""
+        self._owner.closed(self)
 
     def shut_down(self) -> None:
         """Close because this process stops, which is not the destination's doing."""

@@ -40,9 +40,7 @@ class Pool:
             connection.shut_down()
 
     def free(self, connection: Connection, now: float) -> None:
-        idle = self._idle.get(connection.place)
-        if idle is None:
-            idle = self._idle[connection.place] = []
+        idle = self._idle.get(connection.place, ())
         if (
             len(idle) >= self._max_idle_per_destination
             or self._idle_count >= self._max_idle
@@ -52,7 +50,7 @@ class Pool:
             connection.close()
             return
         connection.free_since = now
-        idle.append(connection)
+        self._idle.setdefault(connection.place, []).append(connection)
         self._idle_count += 1
         if self._sweep is None:
             loop = asyncio.get_running_loop()
