@@ -26,7 +26,7 @@ LOOK_UP_S = 2.0
 _GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Published:
     """The answer to a publish: the message's id, or that of the message which it duplicates."""
 

@@ -314,7 +314,7 @@ async def test_a_settlement_reads_by_primary_key(connection: Connection, crowded
     rows = await connection.fetch("select id from deliveries where state = 2 limit 200")
     ids = [row["id"] for row in rows]
     n = len(ids)
-    columns = (ids, [1] * n, [0] * n, [None] * n, [200] * n, [None] * n, [None] * n, [None] * n, [SOON] * n)
+    columns = (ids, [1] * n, [0] * n, [None] * n, [200] * n, [None] * n, [None] * n, [None] * n, [0.001] * n)
 
     text = await plan(connection, statement("settle"), crowded, *columns)
 

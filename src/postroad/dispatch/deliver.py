@@ -20,7 +20,7 @@ from postroad.errors import InvalidDestination
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """An attempt that ended, and how; `body` is what was sent."""
 

@@ -35,7 +35,7 @@ class Ended(IntEnum):
     LOST = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claimed:
     """A delivery that was leased to this dispatcher."""
 
@@ -45,7 +45,7 @@ class Claimed:
     destination: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """The end of an attempt on its way into the store. The response is stored of attempts that failed."""
 
@@ -60,7 +60,7 @@ class Settlement:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settled:
     """A settlement that took effect."""
 
@@ -70,7 +70,7 @@ class Settled:
     failed_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rescued:
     """A delivery taken from a dead dispatcher; `dead_letter_id` is set when it was buried as poison."""
 
@@ -107,12 +107,12 @@ async def settle(connection: Connection, dispatcher_id: int, settlements: Sequen
         [s.id for s in settlements],
         [s.lease for s in settlements],
         [s.ended for s in settlements],
-        [s.delay for s in settlements],
+        [None if s.delay is None else s.delay.total_seconds() for s in settlements],
         [s.status for s in settlements],
         [s.reason for s in settlements],
         [s.header for s in settlements],
         [s.body for s in settlements],
-        [s.duration for s in settlements],
+        [s.duration.total_seconds() for s in settlements],
     ]
     rows = await connection.fetch(_SETTLE, dispatcher_id, *columns)
     return [Settled(row["id"], row["canceled"], row["dead_letter_id"], row["failed_at"]) for row in rows]

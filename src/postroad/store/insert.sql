@@ -5,9 +5,9 @@
 with self as materialized (select id from dispatchers where id = $15 and alive_until > now() for key share),
 input as materialized (
   select * from unnest($1::uuid[], $2::int[], $3::text[], $4::smallint[], $5::text[], $6::bytea[], $7::text[], $8::text[],
-                       $9::text[], $10::uuid[], $11::bigint[], $12::interval[], $13::timestamptz[], $14::boolean[], $16::bytea[])
+                       $9::text[], $10::uuid[], $11::bigint[], $12::float8[], $13::timestamptz[], $14::boolean[], $16::bytea[])
     with ordinality
-    as i(id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id, destination, delay, not_before, mine, dedup_key, n)),
+    as i(id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id, destination, delay_s, not_before, mine, dedup_key, n)),
 claimed_keys as (
   insert into deduplications as d (tenant_id, key, message_id, expires_at)
   select tenant_id, dedup_key, id, now() + $17::interval from input where dedup_key is not null order by tenant_id, dedup_key
@@ -26,7 +26,8 @@ stored as (
   from placed),
 sent as (
   insert into deliveries (id, tenant_id, state, due_at, destination, lease, dispatcher_id, active_at, unsettled_claims)
-  select id, tenant_id, case when holder is null then 1 else 2 end, greatest(now() + delay, not_before), destination,
+  select id, tenant_id, case when holder is null then 1 else 2 end,
+    greatest(now() + make_interval(secs => delay_s), not_before), destination,
     (holder is not null)::int, holder, case when holder is not null then now() end, (holder is not null)::int
   from placed)
 select o.stored_id, o.stored_id = o.id as is_new, p.holder is not null as handed_over, now() as created_at

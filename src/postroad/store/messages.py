@@ -27,7 +27,6 @@ _INSERT_PLAIN = statement("insert_plain")
 _INSERT = statement("insert")
 _FETCH = statement("fetch")
 _METHOD_NUMBER = {method: number for number, method in enumerate(METHODS)}
-_NO_DELAY = timedelta(0)
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class NewMessage:
     mine: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stored:
     """What became of a `NewMessage`: `id` is another message's when it was a duplicate of that one."""
 
@@ -59,9 +58,9 @@ async def insert(
     long a key lasts. Raises what the connection raises; commits nothing.
     """
     if all(new.deduplication_key is None for new in group):
-        rows = await connection.fetch(_INSERT_PLAIN, *_columns(group), dispatcher_id)
-        stored = {row["stored_id"]: row for row in rows}
-        return [_stored(stored[new.message.id]) for new in group]
+        [row] = await connection.fetch(_INSERT_PLAIN, *_columns(group), dispatcher_id)
+        created_at, alive = row["created_at"], row["handed_over"]
+        return [Stored(new.message.id, True, alive and new.mine, created_at) for new in group]
     first: dict[tuple[TenantId, bytes], int] = {}
     unique: list[NewMessage] = []
     place: list[int] = []
@@ -124,7 +123,7 @@ def _columns(group: Sequence[NewMessage]) -> list[list[Any]]:
         [",".join(option.labels) if option.labels else None for option in options],
         [message.source_id for message in messages],
         [new.destination for new in group],
-        [option.when.delay if isinstance(option.when, After) else _NO_DELAY for option in options],
+        [option.when.delay.total_seconds() if isinstance(option.when, After) else 0.0 for option in options],
         [_instant(option.when) if isinstance(option.when, NotBefore) else None for option in options],
         [new.mine for new in group],
     ]

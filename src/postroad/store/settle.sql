@@ -1,14 +1,15 @@
 -- $1 dispatcher; $2…$10 arrays, one element a settlement:
--- ids, leases, outcome (0 delivered, 1 retry, 2 failed; 3 lost is written by rescue), delay of the retry, status, reason,
--- header and body of the response, duration. Only rows that this dispatcher still holds under that lease come back.
+-- ids, leases, outcome (0 delivered, 1 retry, 2 failed; 3 lost is written by rescue), delay of the retry in seconds,
+-- status, reason, header and body of the response, duration in seconds. Only rows that this dispatcher still holds under that lease come back.
 with settlement as materialized (
-  select * from unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::interval[], $6::smallint[], $7::text[], $8::text[],
-                       $9::bytea[], $10::interval[])
-    as s(id, lease, outcome, delay, status, reason, header, body, duration)),
+  select * from unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::float8[], $6::smallint[], $7::text[], $8::text[],
+                       $9::bytea[], $10::float8[])
+    as s(id, lease, outcome, delay_s, status, reason, header, body, duration_s)),
 held as materialized (
   select * from deliveries where id = any($2::uuid[]) and state = 2 and dispatcher_id = $1 order by id for update),
 mine as materialized (
-  select d.*, s.delay, s.status, s.reason, s.header::jsonb as header, s.body, s.duration,
+  select d.*, make_interval(secs => s.delay_s) as delay, s.status, s.reason, s.header::jsonb as header, s.body,
+    make_interval(secs => s.duration_s) as duration,
     case when s.outcome = 2 and d.cancel_requested_at is not null then 1 else s.outcome end as outcome,
     s.outcome = 1 and d.cancel_requested_at is null as again,
     s.outcome <> 0 and d.cancel_requested_at is not null as canceled
@@ -29,5 +30,5 @@ buried as (
   insert into dead_letters (tenant_id, message_id, status, reason, header, body)
   select tenant_id, id, status, reason, header, body from mine where outcome = 2
   returning id, message_id, failed_at)
-select mine.id, mine.queue_id, mine.seq, mine.flow_key_id, mine.canceled, buried.id as dead_letter_id, buried.failed_at
+select mine.id, mine.canceled, buried.id as dead_letter_id, buried.failed_at
 from mine left join buried on buried.message_id = mine.id

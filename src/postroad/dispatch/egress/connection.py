@@ -95,6 +95,7 @@ class Connection(asyncio.Protocol):
         if not reader.feed(data):
             return
         self._answered = None
+        reply = NoResponse(f"invalid HTTP response: {reader.fault}") if reader.fault else reader.response()
         # An answer that came before the request was out leaves the rest of the request in the way of the next.
         if not reader.fault and reader.reusable and not self._transport.get_write_buffer_size():
             self.reused = True
@@ -102,9 +103,7 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
         if not answered.done():
-            answered.set_result(
-                NoResponse(f"invalid HTTP response: {reader.fault}") if reader.fault else reader.response()
-            )
+            answered.set_result(reply)
 
     def eof_received(self) -> None:
         self._ended("closed")
@@ -112,6 +111,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended("closed" if error is None else "reset")
+        # The parser and its reader hold each other until the garbage collector comes by; not with half an answer.
+        self._reader.expect("")
         self._owner.useless(self)
         self._owner.closed(self)
 

@@ -103,25 +103,23 @@ class ResponseReader:
         return self._keep_alive and not (self._surplus or self._cut)
 
     def response(self) -> Response:
-        """The answer that was read."""
+        """The answer that was read. Can be asked for once: a free connection must not hold on to the last body."""
         headers = tuple([(name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")) for name, value in self._head])
+        if self._cut:
+            self._body = self._body[: self._limits.max_body_bytes]
+        body, self._body, self._head = bytes(self._body), b"", []
         for name, coding in headers:
             if len(name) == 16 and name.lower() == "content-encoding":
-                return self._decoded(headers, coding)
-        return self._as_it_travelled(headers)
-
-    def _as_it_travelled(self, headers: Headers) -> Response:
-        body = bytes(self._body[: self._limits.max_body_bytes] if self._cut else self._body)
+                return self._decoded(headers, coding, body)
         return Response(self._status, headers, body, self._cut)
 
-    def _decoded(self, headers: Headers, coding: str) -> Response:
-        plain = decoded(bytes(self._body), coding, self._limits.max_body_bytes, cut=self._cut)
+    def _decoded(self, headers: Headers, coding: str, body: bytes) -> Response:
+        plain = decoded(body, coding, self._limits.max_body_bytes, cut=self._cut)
         if plain is None:
-            return self._as_it_travelled(headers)
-        body, cut = plain
+            return Response(self._status, headers, body, self._cut)
         # Those two described the body as it travelled.
-        kept = tuple(pair for pair in headers if pair[0].lower() not in ("content-encoding", "content-length"))
-        return Response(self._status, kept, body, cut)
+        kept = tuple([pair for pair in headers if pair[0].lower() not in ("content-encoding", "content-length")])
+        return Response(self._status, kept, *plain)
 
     def on_message_begin(self) -> None:
         if self._complete:
