@@ -83,7 +83,8 @@ class Intake:
 
     async def publish(self, tenant_id: TenantId, publication: Publication) -> Published:
         """Store one publication. Returns after the commit; raises what refused it."""
-        await self._publisher.look_up(publication)
+        if unknown := self._publisher.unknown_urls(publication):
+            await self._publisher.look_up(unknown)
         [answer] = await self._submit([self._publisher.message(tenant_id, publication)])
         if isinstance(answer, PostroadError):
             raise answer
@@ -94,7 +95,7 @@ class Intake:
     ) -> list[Published | PostroadError]:
         """Store several publications in one group; each has its own answer. Raises what refuses all of them."""
         for publication in publications:
-            await self._publisher.look_up(publication)
+            await self._publisher.look_up(self._publisher.unknown_urls(publication))
         return await self._submit([self._publisher.message(tenant_id, publication) for publication in publications])
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from postroad.clock import Clock
 from postroad.domain.destination import Url, destination_key, parse_url
 from postroad.domain.ids import IdMint, MessageId
-from postroad.domain.message import Message
+from postroad.domain.message import Message, Options
 from postroad.domain.publication import Publication, deduplication_key
 from postroad.domain.tenant import TenantId
 from postroad.errors import EmptyDestination, InvalidDestination, NotFound
@@ -44,16 +44,20 @@ class Publisher:
         self._window = deduplication_window
         self._mint = IdMint()
 
-    async def look_up(self, publication: Publication) -> None:
-        """Look up the names of a publication that are not known yet, for a moment at most.
+    def unknown_urls(self, publication: Publication) -> list[Url]:
+        """The URLs of a publication whose names have to be looked up first. Raises as `message` does."""
+        urls = [_url(publication.destination), *_callback_urls(publication.options)]
+        return [url for url in urls if self._resolver.known(url) is None]
+
+    async def look_up(self, urls: Sequence[Url]) -> None:
+        """Look up names, for a moment at most.
 
         A name that does not exist is then refused by `message`; when nobody can say, the attempt will find out.
         """
-        for url in _urls(publication):
-            if self._resolver.known(url) is None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_UP_S):
-                        await self._resolver.resolve(url)
+        for url in urls:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_UP_S):
+                    await self._resolver.resolve(url)
 
     def message(self, tenant_id: TenantId, publication: Publication) -> NewMessage:
         """The message that a publication becomes.
@@ -61,9 +65,9 @@ class Publisher:
         What an attempt would refuse is refused here already, while the publisher listens; the attempt vets again what
         it dials. Raises `EmptyDestination`, `InvalidDestination` or `NotFound`.
         """
-        url, *callbacks = _urls(publication)
+        url = _url(publication.destination)
         self._vet(url, "destination url")
-        for callback in callbacks:
+        for callback in _callback_urls(publication.options):
             self._vet(callback, "callback url")
         return self._new(tenant_id, url, publication, None)
 
@@ -96,12 +100,10 @@ class Publisher:
                 raise InvalidDestination(reason, field=field)
 
 
-def _urls(publication: Publication) -> list[Url]:
-    """The destination, and the callbacks' after it."""
-    options = publication.options
-    urls = [_url(publication.destination)]
-    urls += [parse_url(report.url) for report in (options.callback, options.failure_callback) if report is not None]
-    return urls
+def _callback_urls(options: Options) -> Sequence[Url]:
+    if options.callback is None and options.failure_callback is None:
+        return ()
+    return [parse_url(report.url) for report in (options.callback, options.failure_callback) if report is not None]
 
 
 def _url(destination: str) -> Url:

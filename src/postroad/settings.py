@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from postroad.domain.duration import format_duration, parse_duration
 from postroad.domain.limits import Limits
@@ -87,6 +87,18 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] | None = Field(None, description="text (default of dev) or json")
     docs: bool = Field(True, description="serve /docs and /openapi.json")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands in, so that an unknown variable cannot slip past it."""
+        return (init_settings,)
+
     def limits(self) -> Limits:
         """The bounds of a publish."""
         return Limits(
@@ -105,15 +117,21 @@ def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings
     known |= {f"{PREFIX}{name.upper()}_FILE" for name in SECRETS}
     for name in variables:
         if name.startswith(PREFIX) and name not in known:
-            similar = get_close_matches(name, known, n=1)
-            hint = f", did you mean {similar[0]}?" if similar else "; `postroad config` lists all of them"
+            similar = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1)
+            hint = f", did you mean {PREFIX}{similar[0]}?" if similar else "; `postroad config` lists all of them"
             raise Misconfigured(f"unknown setting {name}{hint}")
+    values: dict[str, Any] = {
+        name: variables[variable]
+        for name in Settings.model_fields
+        if (variable := f"{PREFIX}{name.upper()}") in variables
+    }
     try:
-        return Settings(**_secrets(variables) | {name: value for name, value in given.items() if value is not None})
+        return Settings(
+            **values | _secrets(variables) | {name: value for name, value in given.items() if value is not None}
+        )
     except ValidationError as error:
         problems = "; ".join(
-            f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
-            for problem in error.errors(include_url=False)
+            f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in error.errors(include_url=False)
         )
         raise Misconfigured(f"invalid settings: {problems}") from None
 

@@ -38,6 +38,10 @@ class Tenancy:
                 raise Unauthenticated
         return found
 
+    def known_caller(self, token: str) -> Caller | None:
+        """Who acts with this token if that is at hand."""
+        return self._callers.known(token_hash(token))
+
     def known_keys(self, tenant_id: TenantId) -> SigningKeys | None:
         """The keys of a tenant if they are at hand."""
         return self._keys.known(tenant_id)

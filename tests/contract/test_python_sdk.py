@@ -493,20 +493,20 @@ async def test_after_one_rotation_the_old_pair_still_verifies_and_after_two_no_m
         _verify(request, receiver.url(), old.current, old.next)
 
 
-@pytest.mark.parametrize("body", ["", "grüße 🌍"], ids=["empty", "unicode"])
-async def test_the_receiver_accepts_what_arrived_and_nothing_else(sdk: Sdk, receiver: Receiver, body: str) -> None:
+async def test_the_receiver_accepts_what_arrived_and_nothing_else(sdk: Sdk, receiver: Receiver) -> None:
     url = receiver.url("/a%20b?q=1&q=2")
-    await sdk("message.publish", url=url, body=body)
-    request = await receiver.next_request()
+    for body in ("", "grüße 🌍"):
+        await sdk("message.publish", url=url, body=body)
+        request = await receiver.next_request()
 
-    _verify(request, url, KEYS.current, KEYS.next)
+        _verify(request, url, KEYS.current, KEYS.next)
 
-    with pytest.raises(SignatureError):
-        _verify(request, url, "sig_wrong", "sig_wrong_too")
-    with pytest.raises(SignatureError, match="Invalid subject"):
-        _verify(request, receiver.url("/a b?q=1&q=2"), KEYS.current, KEYS.current)
-    with pytest.raises(SignatureError, match="Invalid body hash"):
-        _verify(request, url, KEYS.current, KEYS.current, body=body + " ")
+        with pytest.raises(SignatureError):
+            _verify(request, url, "sig_wrong", "sig_wrong_too")
+        with pytest.raises(SignatureError, match="Invalid subject"):
+            _verify(request, receiver.url("/a b?q=1&q=2"), KEYS.current, KEYS.current)
+        with pytest.raises(SignatureError, match="Invalid body hash"):
+            _verify(request, url, KEYS.current, KEYS.current, body=body + " ")
 
 
 async def test_a_bad_destination_is_an_error_with_our_text(sdk: Sdk) -> None:
@@ -524,7 +524,7 @@ async def test_a_bad_destination_is_an_error_with_our_text(sdk: Sdk) -> None:
 async def test_a_bad_token_is_an_error_with_our_text(server: Running, receiver: Receiver) -> None:
     client = AsyncQStash("wrong", retry=False, base_url=server.url)
 
-    with pytest.raises(QStashError, match='status: 401, body: {"error":"unable to authenticate: invalid token"}'):
+    with pytest.raises(QStashError, match=r'status: 401, body: \{"error":"unable to authenticate: invalid token"\}'):
         await client.message.publish(url=receiver.url())
 
     await client.http._client.aclose()

@@ -32,6 +32,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _PUBLISH = re.compile(rb"/+v2/publish(?:/(.*))?", re.IGNORECASE | re.DOTALL)
 _COLLAPSED_SCHEME = re.compile(r"(https?):/(?!/)", re.IGNORECASE)
 _UPSTASH = b"upstash-"
+_HEADER_FORWARD = b"upstash-header-forward"
+_NOT_REMEMBERED = (_HEADER_FORWARD, b"upstash-not-before", b"upstash-deduplication-id")
+"""What depends on other headers or on the time, or is never the same twice."""
 
 
 class GoneError(Exception):
@@ -74,25 +77,34 @@ class Door:
         if scope["method"] != "POST":
             return Answer(405, b'{"error":"publish with POST"}', (JSON, (b"allow", b"POST")))
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        token = next((bearer(value.decode("latin-1")) for name, value in headers if name == b"authorization"), None)
-        query = scope["query_string"].decode("latin-1")
-        own: tuple[tuple[bytes, bytes], ...] = ()
-        kept = query
-        if query:
+        token, length, telling = None, None, []
+        for pair in headers:
+            name = pair[0]
+            if name[:8] == _UPSTASH or name == b"content-type":
+                telling.append(pair)
+            elif name == b"authorization":
+                token = bearer(pair[1].decode("latin-1"))
+            elif name == b"content-length":
+                length = int(pair[1])
+        destination = path.decode("latin-1")
+        if destination[:7] != "http://" and destination[:8] != "https://":
+            destination = _COLLAPSED_SCHEME.sub(r"\1://", destination, count=1)
+        if scope["query_string"]:
+            query = scope["query_string"].decode("latin-1")
             if token is None:
                 token = token_in_query(query)
             own, kept = _split_query(query)
+            telling = own + telling
+            if kept:
+                destination = f"{destination}?{kept}"
         if token is None:
             raise Unauthenticated
-        caller = may_publish(await self._tenancy.caller(token))
-        destination = _COLLAPSED_SCHEME.sub(r"\1://", path.decode("latin-1"), count=1)
-        if kept:
-            destination = f"{destination}?{kept}"
-        options, deduplication = self._options(own, headers)
+        caller = may_publish(self._tenancy.known_caller(token) or await self._tenancy.caller(token))
+        options, deduplication = self._options(tuple(telling), headers)
         client = scope["client"]
         publication = Publication(
             destination=destination,
-            body=await _body(scope, receive, self._limits.max_body_bytes),
+            body=await _body(receive, length, self._limits.max_body_bytes),
             options=options,
             deduplication=deduplication,
             caller_ip=client[0] if client else None,
@@ -100,15 +112,13 @@ class Door:
         return answer_to(await self._intake.publish(caller.tenant_id, publication))
 
     def _options(
-        self, own: tuple[tuple[bytes, bytes], ...], headers: list[tuple[bytes, bytes]]
+        self, telling: tuple[tuple[bytes, bytes], ...], headers: list[tuple[bytes, bytes]]
     ) -> tuple[Options, Deduplication]:
         """Options of a publish. A publisher sends the same headers again and again, so what they mean is remembered."""
-        telling = own + tuple(pair for pair in headers if pair[0][:8] == _UPSTASH or pair[0] == b"content-type")
-        names = {name for name, _ in telling}
-        if b"upstash-header-forward" in names:
-            return self._parse(own + tuple(headers))
-        if b"upstash-not-before" in names or b"upstash-deduplication-id" in names:
-            return self._parse(telling)
+        for name, _ in telling:
+            if name in _NOT_REMEMBERED:
+                rest = [] if name != _HEADER_FORWARD else [pair for pair in headers if pair not in telling]
+                return self._parse((*telling, *rest))
         return self._remembered_options(telling)
 
     def _parse(self, fields: tuple[tuple[bytes, bytes], ...]) -> tuple[Options, Deduplication]:
@@ -126,7 +136,7 @@ def answer_to(published: Published) -> Answer:
     return Answer(201, b'{"messageId":"%s"}' % message_text(published.id).encode())
 
 
-def _split_query(query: str) -> tuple[tuple[tuple[bytes, bytes], ...], str]:
+def _split_query(query: str) -> tuple[list[tuple[bytes, bytes]], str]:
     """Our own parameters as header fields, and what remains for the destination, untouched.
 
     Headers count more than parameters, so the parameters come first in the list.
@@ -139,7 +149,7 @@ def _split_query(query: str) -> tuple[tuple[tuple[bytes, bytes], ...], str]:
             own.append((name.encode("latin-1"), _header_value(name, value)))
         elif name != TOKEN_PARAMETER:
             kept.append(part)
-    return tuple(own), "&".join(kept)
+    return own, "&".join(kept)
 
 
 def _header_value(name: str, value: str) -> bytes:
@@ -149,10 +159,9 @@ def _header_value(name: str, value: str) -> bytes:
         raise InvalidField(name, value, "characters that a header may hold") from None
 
 
-async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge` as soon as that is known, and `GoneError`."""
-    length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-    if length is not None and int(length) > limit:
+async def _body(receive: Receive, length: int | None, limit: int) -> bytes:
+    """The whole body, of an announced length or none. Raises `BodyTooLarge` as soon as possible, and `GoneError`."""
+    if length is not None and length > limit:
         raise BodyTooLarge(limit)
     event = await receive()
     if event["type"] == "http.disconnect":

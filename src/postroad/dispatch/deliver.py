@@ -31,29 +31,36 @@ class Finished:
     body: bytes
 
 
-async def deliver(
-    attempt: Attempt, body: bytes, *, signing_key: str, egress: Egress, clock: Clock, max_timeout: timedelta
-) -> Finished:
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every attempt is made with. `max_timeout` is the default of one attempt, and its bound."""
+
+    egress: Egress
+    clock: Clock
+    max_timeout: timedelta
+
+
+async def deliver(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> Finished:
     """Make one attempt. Whatever goes wrong is a reply; only cancellation gets out. Holds no database connection."""
     started = monotonic()
     try:
-        reply = await egress.send(_request(attempt, body, signing_key, clock, max_timeout))
+        reply = await means.egress.send(_request(attempt, body, signing_key, means))
     except InvalidDestination as error:
         reply = NoResponse(str(error))
     except Exception as error:  # noqa: BLE001  a defect of ours must end as a settled attempt, not as a stuck delivery
         _log.exception("an attempt failed inside the server")
         reply = NoResponse(f"internal error: {type(error).__name__}")
     duration = timedelta(seconds=monotonic() - started)
-    return Finished(attempt, reply, outcome(attempt, reply, clock.now()), duration, body)
+    return Finished(attempt, reply, outcome(attempt, reply, means.clock.now()), duration, body)
 
 
-def _request(attempt: Attempt, body: bytes, signing_key: str, clock: Clock, max_timeout: timedelta) -> OutgoingRequest:
+def _request(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> OutgoingRequest:
     message = attempt.message
-    timeout = message.options.timeout or max_timeout
+    timeout = message.options.timeout or means.max_timeout
     return OutgoingRequest(
         url=parse_url(message.url),
         method=message.options.method,
-        headers=request_headers(attempt, body, signing_key=signing_key, now_s=int(clock.now_s())),
+        headers=request_headers(attempt, body, signing_key=signing_key, now_s=int(means.clock.now_s())),
         body=body,
-        timeout=min(timeout, max_timeout).total_seconds(),
+        timeout=min(timeout, means.max_timeout).total_seconds(),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from postroad.clock import Clock
-from postroad.dispatch.deliver import Finished, deliver
+from postroad.dispatch.deliver import Means, deliver
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.janitor import Janitor
 from postroad.dispatch.settler import Settler
@@ -54,10 +54,9 @@ class Dispatcher:
     ) -> None:
         self.id: int | None = None
         self._database = database
-        self._egress = egress
         self._tenancy = tenancy
         self._clock = clock
-        self._max_timeout = max_timeout
+        self._means = Means(egress, clock, max_timeout)
         self._slots = Slots(slots)
         self._waker = Waker()
         self._held: dict[MessageId, Attempt] = {}
@@ -250,12 +249,12 @@ class Dispatcher:
         try:
             keys = self._tenancy.known_keys(message.tenant_id) or await self._tenancy.keys(message.tenant_id)
             if message.body is not None:
-                finished = await self._deliver(attempt, message.body, keys.current)
+                finished = await deliver(attempt, message.body, keys.current, self._means)
             else:
                 async with self._large_bodies:
                     async with self._database.connection() as connection:
                         body = await messages.fetch_body(connection, message.id)
-                    finished = await self._deliver(attempt, body, keys.current)
+                    finished = await deliver(attempt, body, keys.current, self._means)
             self._settler.add(finished)
         except PostroadError as error:
             # The attempt was not made: it is forgotten here, and the next beats give it back.
@@ -265,16 +264,6 @@ class Dispatcher:
             self._slots.release(attempt.destination)
             if self._backlogged and self._slots.open_to_any >= self._slots.total // 8:
                 self._waker.wake()
-
-    async def _deliver(self, attempt: Attempt, body: bytes, signing_key: str) -> Finished:
-        return await deliver(
-            attempt,
-            body,
-            signing_key=signing_key,
-            egress=self._egress,
-            clock=self._clock,
-            max_timeout=self._max_timeout,
-        )
 
     def _forget(self, settled: Sequence[MessageId]) -> None:
         for message_id in settled:
