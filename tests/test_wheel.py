@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conftest import TOKEN
 from tests.receiver import Receiver
@@ -18,13 +19,21 @@ from tests.receiver import Receiver
 ROOT = Path(__file__).parents[1]
 
 
-async def test_the_wheel_migrates_and_delivers_outside_the_checkout(tmp_path: Path, receiver: Receiver) -> None:
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory with nothing but what the wheel holds."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+async def test_the_wheel_migrates_and_delivers_outside_the_checkout(
+    site: Path, tmp_path: Path, receiver: Receiver
+) -> None:
     start = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import postroad.cli; "
+        f"import sys; sys.path.insert(0, {str(site)!r}); import postroad.cli; "
         "print(postroad.cli.__file__, flush=True); postroad.cli.main()"
     )
 

@@ -275,7 +275,8 @@ async def test_messages_that_do_not_exist_are_cancelled_zero_times(server: Runni
 
 
 async def test_cancelling_without_ids_or_filters_cancels_everything(server: Running, receiver: Receiver) -> None:
-    for request in ({}, {"headers": JSON}, {"headers": JSON, "content": b""}, {"json": {}}):
+    requests: list[dict[str, Any]] = [{}, {"headers": JSON}, {"headers": JSON, "content": b""}, {"json": {}}]
+    for request in requests:
         for _ in range(2):
             await server.publish(receiver.url(), Upstash_Delay="1h")
 
