@@ -135,3 +135,16 @@ async def test_time_moves_only_what_lies_ahead(server: Running, receiver: Receiv
     await receiver.next_request()
 
     assert (await server.events(messageId=message_id, state="CREATED"))[0]["time"] == created["time"]
+
+
+async def test_a_day_without_a_partition_is_our_fault_and_not_the_publishers(
+    server: Running, connection: Connection, receiver: Receiver
+) -> None:
+    names = await connection.fetch("select relname from pg_class where relkind = 'r' and relname like 'messages_20%'")
+    for row in names:
+        await connection.execute(f"drop table {row['relname']}")
+
+    answer = await server.http.post(f"/v2/publish/{receiver.url()}")
+
+    assert answer.status_code == 503
+    assert "partitions" in (await server.http.get("/v2/readiness")).json()["reasons"][0]

@@ -12,6 +12,7 @@ import pytest
 from qstash import Receiver as SignatureReceiver
 from qstash.errors import SignatureError
 
+from postroad.store.engine import Connection
 from tests.conftest import KEYS, TOKEN, Running, Serve, eventually
 from tests.moods import hold, never, reset, status
 from tests.receiver import Receiver
@@ -373,3 +374,20 @@ async def test_another_tenants_message_does_not_exist(server: Running, receiver:
     assert (await server.http.get("/v2/events", headers=stranger)).json() == {"events": []}
     assert (await server.http.delete("/v2/messages", headers=stranger)).json() == {"cancelled": 0}
     assert DEV_USERS[1].token != TOKEN
+
+
+async def test_a_response_that_the_database_refuses_does_not_hold_up_the_others(
+    server: Running, connection: Connection, receiver: Receiver
+) -> None:
+    await connection.execute("alter table dead_letters add constraint no_poison check (body <> 'poison')")
+    receiver.script("/bad", status(500, b"poison"))
+
+    bad = await server.publish(receiver.url("/bad"), Upstash_Retries="0", Upstash_Callback=receiver.url("/report"))
+    good = [await server.publish(receiver.url("/good"), f"{n}") for n in range(20)]
+
+    for message_id in good:
+        await server.settled(message_id)
+    await server.settled(bad, "FAILED")
+    [letter] = await server.dead_letters()
+    assert letter["responseBody"] == "the response could not be stored"
+    await receiver.next_request("/report")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -18,7 +19,7 @@ from postroad.domain.reply import NoResponse, Response
 from postroad.errors import InvalidDestination, Unavailable
 from postroad.publish import Publisher
 from postroad.store.deliveries import Ended, Settled, Settlement, settle
-from postroad.store.engine import Connection, Database, TryAgain
+from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import NewMessage, header_text
 from postroad.telemetry import attempt_ended
 
@@ -84,12 +85,27 @@ class Settler:
                 await self._settle(dispatcher_id, batch)
             except TryAgain:
                 continue
+            except DataRefused as error:
+                await self._settle_apart(dispatcher_id, batch, error)
+                return
             except Unavailable as error:
                 _log.warning("settling %d attempts waits for the database: %s", len(batch), error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:
                 return
+
+    async def _settle_apart(self, dispatcher_id: int, batch: list[Finished], error: DataRefused) -> None:
+        """Halve a batch that the database refuses. What stands alone at the end is settled without its response."""
+        if len(batch) > 1:
+            half = len(batch) // 2
+            await self._settle_until_known(dispatcher_id, batch[:half])
+            await self._settle_until_known(dispatcher_id, batch[half:])
+            return
+        [finished] = batch
+        _log.error("the response to %s cannot be stored and is dropped: %s", finished.attempt.message.id, error)
+        bare = NoResponse("the response could not be stored")
+        await self._settle_until_known(dispatcher_id, [replace(finished, reply=bare)])
 
     async def _settle(self, dispatcher_id: int, batch: list[Finished]) -> None:
         settlements = [_settlement(finished) for finished in batch]

@@ -193,6 +193,9 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
                 return
             case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
                 raise TryAgain(str(error)) from error
+            case asyncpg.CheckViolationError(constraint_name=None):
+                # No partition for the row: the fault is ours, not the row's.
+                raise DatabaseUnavailable from error
             case asyncpg.DataError() | asyncpg.IntegrityConstraintViolationError():
                 raise DataRefused(str(error)) from error
             case asyncpg.PostgresSyntaxError() | asyncpg.SyntaxOrAccessError():

@@ -1,0 +1,183 @@
+"""The command line, as an operator uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from postroad.store import migrations
+from tests.conftest import KEYS, TOKEN, at_database, eventually
+from tests.receiver import Receiver
+
+POSTROAD = Path(sys.executable).parent / "postroad"
+
+
+async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROAD_")}
+    return await asyncio.create_subprocess_exec(
+        str(POSTROAD),
+        *arguments,
+        env=environment | {f"POSTROAD_{name.upper()}": value for name, value in settings.items()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def run(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
+    process = await start(*arguments, **settings)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def until_ready(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    while line := (await process.stdout.readline()).decode():
+        if found := re.search(r"running at (http://\S+)", line):
+            return found[1]
+    pytest.fail(f"it did not start: {(await process.communicate())[1].decode()}")
+
+
+@pytest.fixture
+async def empty_database(database_url: str) -> str:
+    """A database with nothing in it."""
+    connection = await asyncpg.connect(database_url)
+    name = f"empty_{await connection.fetchval('select current_database()')}"
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    return at_database(database_url, name)
+
+
+async def test_config_lists_every_setting_and_masks_secrets() -> None:
+    code, out, _ = await run("config", token="very-secret-token", port="1234")
+
+    assert code == 0
+    assert "POSTROAD_PORT=1234" in out
+    assert "POSTROAD_TOKEN=********" in out
+    assert "very-secret" not in out
+
+
+async def test_an_unknown_setting_is_an_error_with_a_suggestion() -> None:
+    code, _, err = await run("config", max_delai="1d")
+
+    assert code == 1
+    assert err == "postroad: unknown setting POSTROAD_MAX_DELAI, did you mean POSTROAD_MAX_DELAY?\n"
+
+
+async def test_serve_needs_a_database_and_a_schema(empty_database: str) -> None:
+    assert "needs POSTROAD_DATABASE_URL" in (await run("serve"))[2]
+    assert "run postroad migrate" in (await run("serve", database_url=empty_database))[2]
+    assert "cannot connect" in (await run("serve", database_url="postgresql://127.0.0.1:1/x"))[2]
+
+
+async def test_serve_refuses_the_public_tokens_unless_told(database_url: str) -> None:
+    code, _, err = await run("serve", "--port", "0", database_url=database_url)
+
+    assert code == 1
+    assert "public development tokens" in err
+
+
+async def test_from_an_empty_database_to_a_delivered_message(empty_database: str, receiver: Receiver) -> None:
+    code, out, _ = await run("migrate", database_url=empty_database)
+    assert (code, out) == (0, f"The schema went from nothing to {migrations.newest()}.\n")
+    assert (await run("migrate", database_url=empty_database))[1] == f"The schema is at {migrations.newest()}.\n"
+    code, out, _ = await run("token", "create", database_url=empty_database)
+    token = out.strip()
+    assert code == 0
+    assert token.startswith("pr_")
+
+    server = await start("serve", "--port", "0", database_url=empty_database, destinations="any")
+    url = await until_ready(server)
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
+        assert (await client.post(f"{url}/v2/publish/{receiver.url()}")).status_code == 201
+        keys = (await client.get(f"{url}/v2/keys")).json()
+    await receiver.next_request()
+    server.send_signal(signal.SIGTERM)
+    await server.communicate()
+
+    assert server.returncode == 0
+    code, out, _ = await run("keys", "rotate", database_url=empty_database)
+    assert code == 0
+    assert f"QSTASH_CURRENT_SIGNING_KEY={keys['next']}\n" in out
+    plain = await asyncpg.connect(empty_database)
+    assert await plain.fetchval("select count(*) from tokens where position($1 in hash::text) > 0", token) == 0
+    await plain.close()
+
+
+async def test_only_public_addresses_are_allowed_in_production_by_default(
+    database_url: str, receiver: Receiver
+) -> None:
+    server = await start("serve", "--port", "0", database_url=database_url, allow_dev_credentials="true")
+    url = await until_ready(server)
+
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        answer = await client.post(f"{url}/v2/publish/{receiver.url()}")
+
+    assert answer.status_code == 400
+    assert "loopback" in answer.json()["error"]
+    server.send_signal(signal.SIGTERM)
+    await server.communicate()
+
+
+async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str, receiver: Receiver) -> None:
+    server = await start(
+        "serve", "--port", "0", "--workers", "2",
+        database_url=database_url, allow_dev_credentials="true", destinations="any", log_format="text",
+    )  # fmt: skip
+    url = await until_ready(server)
+
+    def workers() -> list[psutil.Process]:
+        return [child for child in psutil.Process(server.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+    async def publish(n: int) -> int:
+        # A connection of its own, so that both workers are met.
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+            try:
+                return (await client.post(f"{url}/v2/publish/{receiver.url()}", content=f"{n}")).status_code
+            except httpx.TransportError:
+                return 0
+
+    async def alive() -> int:
+        return len(workers())
+
+    await eventually(lambda: publish(0), lambda code: code == 201)
+    victim = workers()[0]
+    victim.kill()
+    await eventually(alive, lambda n: n == 2)
+    assert victim.pid not in {worker.pid for worker in workers()}
+    await eventually(lambda: publish(1), lambda code: code == 201)
+    server.send_signal(signal.SIGTERM)
+    await server.communicate()
+    assert server.returncode == 0
+
+
+async def test_a_port_that_is_taken_is_said_to_be(receiver: Receiver, database_url: str) -> None:
+    port = receiver.url().rstrip("/").rpartition(":")[2]
+
+    code, _, err = await run("dev", "--port", port, database_url=database_url)
+
+    assert code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+
+
+async def test_dev_prints_what_to_paste_and_where_it_runs(database_url: str) -> None:
+    server = await start("dev", "--port", "0", database_url=database_url)
+    url = await until_ready(server)
+    server.send_signal(signal.SIGINT)
+    out, err = await server.communicate()
+
+    assert server.returncode == 0, err.decode()
+    assert out == b""
+    code, out2, _ = await run("--help")
+    assert code == 0
+    assert "dev" in out2
+    assert url.startswith("http://127.0.0.1:")
+    assert KEYS.current
