@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:  # noqa: N802  the name that http.server calls
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         print(f"{self.command} {self.path}  attempt {self.headers['Upstash-Retried']}  {body.decode()}", flush=True)  # noqa: T201
         self.send_response(500 if self.path.startswith("/fail") else 200)

@@ -145,14 +145,13 @@ async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str
             except httpx.TransportError:
                 return 0
 
-    async def alive() -> int:
-        return len(workers())
+    async def alive() -> set[int]:
+        return {worker.pid for worker in workers()}
 
-    await eventually(lambda: publish(0), lambda code: code == 201)
+    assert [await publish(n) for n in range(10)] == [201] * 10
     victim = workers()[0]
     victim.kill()
-    await eventually(alive, lambda n: n == 2)
-    assert victim.pid not in {worker.pid for worker in workers()}
+    await eventually(alive, lambda pids: len(pids) == 2 and victim.pid not in pids)
     await eventually(lambda: publish(1), lambda code: code == 201)
     server.send_signal(signal.SIGTERM)
     await server.communicate()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Semaphore
 from types import FrameType
 
 from postroad import app, telemetry
@@ -84,6 +85,7 @@ def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) ->
         reserved = app.bind(settings.host, settings.port, shared=True)
         settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
     stopping = False
+    ready = context.Semaphore(0)
 
     def stop(_: int, __: FrameType | None) -> None:
         nonlocal stopping
@@ -92,16 +94,20 @@ def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) ->
             worker.terminate()
 
     def start() -> BaseProcess:
-        worker = context.Process(target=_work, args=(settings, url), daemon=False)
+        worker = context.Process(target=_work, args=(settings, url, ready), daemon=False)
         worker.start()
         return worker
 
     workers: list[BaseProcess] = [start() for _ in range(settings.workers)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    announce(_address(settings, reserved))
+    starting = settings.workers
     while workers:
-        wait([worker.sentinel for worker in workers], timeout=1.0)
+        wait([worker.sentinel for worker in workers], timeout=1.0 if not starting else 0.02)
+        while starting and ready.acquire(block=False):
+            starting -= 1
+            if not starting:
+                announce(_address(settings, reserved))
         ended = [worker for worker in workers if not worker.is_alive()]
         workers = [worker for worker in workers if worker.is_alive()]
         for worker in ended:
@@ -113,10 +119,10 @@ def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) ->
         reserved.close()
 
 
-def _work(settings: Settings, url: str) -> None:
+def _work(settings: Settings, url: str, ready: Semaphore) -> None:
     telemetry.configure(level=settings.log_level, json=settings.log_format != "text")
     listener = None
     if "api" in settings.roles:
         listener = app.bind(settings.host, settings.port, shared=True)
         listener.listen(app.BACKLOG)
-    app.serve(settings, url, listener, lambda: None)
+    app.serve(settings, url, listener, ready.release)
