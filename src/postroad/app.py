@@ -7,16 +7,13 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-import uvicorn
 import uvloop
 
 from postroad.api.app import application
 from postroad.api.context import Context
-from postroad.api.door import App
 from postroad.clock import Clock
 from postroad.dispatch.dispatcher import Dispatcher
 from postroad.dispatch.egress.client import Egress
@@ -26,14 +23,13 @@ from postroad.errors import Misconfigured, PostroadError
 from postroad.intake import Intake
 from postroad.publish import Publisher
 from postroad.resolver import Resolver
+from postroad.server import BACKLOG, Server
 from postroad.settings import Settings
 from postroad.store import migrations, partitions
 from postroad.store.engine import Database
 from postroad.tenancy import Tenancy
 
 _log = logging.getLogger(__name__)
-
-BACKLOG = 2048
 
 
 class Node:
@@ -93,7 +89,7 @@ class Node:
             await _first(self.dispatcher.ready(), tasks)
         server = None
         if listener is not None:
-            server = _Server(self._application)
+            server = Server(self._application)
             tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="server"))
             await _first(server.ready.wait(), tasks)
         _settle_memory()
@@ -104,7 +100,7 @@ class Node:
             self._stopping = True
             await self._stop(server, tasks)
 
-    async def _stop(self, server: _Server | None, tasks: list[asyncio.Task[None]]) -> None:
+    async def _stop(self, server: Server | None, tasks: list[asyncio.Task[None]]) -> None:
         if server is not None:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
@@ -132,39 +128,6 @@ class Node:
         return reasons
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own, and with an event for when it accepts connections."""
-
-    def __init__(self, app: App) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                loop="none",
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=8,
-                backlog=BACKLOG,
-            )
-        )
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The node has the handlers."""
-        yield
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket on an address that nobody else has. Raises `Misconfigured`."""
     listener = bind(host, port, shared=False)
@@ -175,7 +138,8 @@ def listen(host: str, port: int) -> socket.socket:
 def bind(host: str, port: int, *, shared: bool) -> socket.socket:
     """A bound socket; a shared one lets other processes of this node bind the same address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sets TCP_NODELAY on what is accepted; uvloop does so anyway.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

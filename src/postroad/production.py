@@ -17,6 +17,7 @@ from types import FrameType
 from postroad import app, telemetry
 from postroad.dev import DEV_USERS
 from postroad.errors import Misconfigured
+from postroad.server import BACKLOG
 from postroad.settings import Settings
 from postroad.store import migrations, tenants
 from postroad.store.engine import connected
@@ -124,5 +125,5 @@ def _work(settings: Settings, url: str, ready: Semaphore) -> None:
     listener = None
     if "api" in settings.roles:
         listener = app.bind(settings.host, settings.port, shared=True)
-        listener.listen(app.BACKLOG)
+        listener.listen(BACKLOG)
     app.serve(settings, url, listener, ready.release)

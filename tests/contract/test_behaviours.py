@@ -448,19 +448,6 @@ async def test_both_paths_of_the_log_say_the_same(server: Running, receiver: Rec
     assert len(logs["logs"]) == 3
 
 
-async def test_the_log_can_be_grouped_by_message(server: Running, receiver: Receiver) -> None:
-    ids = {await server.publish(receiver.url()) for _ in range(2)}
-    for message_id in ids:
-        await server.settled(message_id)
-
-    answer = await server.http.get("/v2/logs", params={"groupBy": "messageId", "trimBody": "0"})
-
-    assert answer.status_code == 200, answer.text
-    groups = answer.json()["messages"]
-    assert {group["messageId"] for group in groups} == ids
-    assert all({event["messageId"] for event in group["events"]} == {group["messageId"]} for group in groups)
-
-
 async def test_instants_are_in_milliseconds(server: Running, receiver: Receiver) -> None:
     receiver.script("/", status(500))
     message_id = await server.publish(

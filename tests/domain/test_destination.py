@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from urllib.parse import urlsplit
 
 import pytest
@@ -206,16 +207,21 @@ def test_every_text_is_a_url_or_refused_and_a_url_is_what_the_standard_library_r
     assert (url.text + url.host + url.target + url.authority).isascii()
 
 
-@given(st.text("0123456789abcdefxX.", min_size=1, max_size=20))
-def test_a_host_ends_in_a_number_only_if_it_is_four_decimal_numbers(host: str) -> None:
+@given(
+    st.text("0123456789abcdefxX.", min_size=1, max_size=20)
+    | st.from_regex(r"\A(0[xX]?)?[0-9]{1,3}(\.(0[xX]?)?[0-9]{1,3}){0,3}\Z")
+)
+@example("0X7F.1")
+def test_a_host_that_the_c_library_takes_for_an_address_is_that_address_or_refused(host: str) -> None:
     try:
         url = parse_url(f"http://{host}/")
     except InvalidDestination:
         return
-    last = url.host.rpartition(".")[2]
-    if last.isdigit() or last.startswith("0x"):
-        assert [str(int(part)) for part in url.host.split(".")] == host.removesuffix(".").split(".")
-        assert url.host.count(".") == 3
+    try:
+        address = socket.inet_ntoa(socket.inet_aton(url.host))
+    except OSError:
+        return
+    assert address == url.host == host.removesuffix(".")
 
 
 def test_the_key_of_a_destination_is_the_same_in_every_process_and_fits_a_bigint() -> None:

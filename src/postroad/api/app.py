@@ -77,7 +77,9 @@ async def _refused(_: Request, error: Exception) -> Response:
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = {404: f"no such endpoint: {request.method} {request.url.path}", 405: f"{request.method} is not allowed here"}
-    return json({"error": text.get(error.status_code, str(error.detail))}, error.status_code)
+    answer = json({"error": text.get(error.status_code, str(error.detail))}, error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _defect(_: Request, error: Exception) -> Response:

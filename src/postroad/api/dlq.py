@@ -22,6 +22,8 @@ from postroad.store.filters import Filters
 
 MOST = 100
 
+_NOT_HERE = frozenset({"host", "path"})
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -80,7 +82,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         selection = _selection(await Query.with_body(request))
         async with database.transaction() as connection:
             letters, cursor = await selection.page(connection, caller.tenant_id)
-            if selection.numbers and not letters:
+            if selection.numbers is not None and not letters:
                 raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
             numbers = [letter.number for letter in letters]
             ids = await _retry(context, connection, caller.tenant_id, numbers, _fields(request))
@@ -152,16 +154,17 @@ def _selection(query: Query) -> Selection:
     order = query.take("order") or "latestFirst"
     if order not in ("latestFirst", "earliestFirst"):
         raise InvalidField("order", order, "latestFirst or earliestFirst")
+    filters = query.take_filters(but=_NOT_HERE)
+    count = query.take_int("count", default=MOST, least=1, most=MOST)
     selection = Selection(
-        filters=query.take_filters() if texts is None else Filters(),
+        # Where ids are given they count alone, all of them.
+        filters=filters if texts is None else Filters(),
         numbers=None if texts is None else tuple(n for text in texts if (n := dead_letter_number(text)) is not None),
         statuses=None if statuses is None else tuple(_status(text) for text in statuses),
         before=_cursor(cursor) if cursor else None,
-        count=query.take_int("count", default=MOST, least=1, most=MOST),
+        count=count if texts is None else max(count, len(texts)),
         oldest_first=order == "earliestFirst",
     )
-    if texts is not None:
-        query.take_filters()  # ids count, other filters are passed over
     query.ignore("trimBody", "source", "api")
     query.end()
     return selection

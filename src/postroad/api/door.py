@@ -189,9 +189,14 @@ def _put_right(path: str) -> str:
     if path.lstrip("/")[:3].lower() != "v2/":
         return path
     _, resource, *rest = path.strip("/").split("/")
-    return "/".join(["/v2", _RESOURCES.get(resource.lower(), resource), *rest])
+    resource = _RESOURCES.get(resource.lower(), resource)
+    rest = [part.lower() if (resource, n, part.lower()) in _ACTIONS else part for n, part in enumerate(rest)]
+    return "/".join(["/v2", resource, *rest])
 
 
 _RESOURCES = {
     name.lower(): name for name in ("messages", "dlq", "events", "logs", "keys", "rotate", "readiness", "liveness")
 }
+
+_ACTIONS = {("dlq", 0, "retry"), ("keys", 0, "rotate"), ("messages", 1, "retry")}
+"""Fixed segments by their resource and place; what stands elsewhere is an id or a name."""

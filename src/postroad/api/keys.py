@@ -23,7 +23,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         return json(keys_view(await context.tenancy.keys(caller.tenant_id)))
 
     @routes.post("/keys/rotate", summary="Rotate the signing keys")
-    @routes.post("/rotate", include_in_schema=False)
+    @routes.get("/keys/rotate", include_in_schema=False)
+    @routes.api_route("/rotate", methods=["GET", "POST"], include_in_schema=False)
     async def rotate(caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """The next key becomes the current one. Receivers that hold both go on verifying; rotate again only when all
         of them have the new pair."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl
 
 import orjson
@@ -55,7 +55,10 @@ class Query:
             raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object") from None
         if not isinstance(document, dict):
             raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object")
+        name: str
         for name, value in document.items():
+            # An empty list, or null, names nothing; it must never mean everything.
+            query.values.setdefault(_ALIASES.get(name) or name, [])
             for item in value if isinstance(value, list) else [value]:
                 if item is not None:
                     query.add(name, item if isinstance(item, str) else orjson.dumps(item).decode())
@@ -110,13 +113,17 @@ class Query:
         texts = self.take_all("messageId", "messageIds")
         return None if texts is None else known_ids(texts)
 
-    def take_filters(self) -> Filters:
-        """Every filter on messages that is given."""
+    def take_filters(self, *, but: frozenset[str] = frozenset()) -> Filters:
+        """Every filter on messages that is given, `but` those that this endpoint does not know."""
+        until = self.take_instant("toDate")
         return Filters(
             message_ids=self.take_message_ids(),
-            values={name: values for name in sorted(MESSAGE_FIELDS) if (values := self.take_all(name)) is not None},
+            values={
+                name: values for name in sorted(MESSAGE_FIELDS - but) if (values := self.take_all(name)) is not None
+            },
             since=self.take_instant("fromDate"),
-            until=self.take_instant("toDate"),
+            # Inclusive to the millisecond that the API shows of an instant.
+            until=None if until is None else until + timedelta(microseconds=999),
         )
 
     def ignore(self, *names: str) -> None:

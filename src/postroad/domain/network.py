@@ -145,8 +145,8 @@ def _faces(address: Address) -> tuple[Address, ...]:
 def _local_nat64(bits: int, low: IPv4Address) -> tuple[IPv4Address, ...]:
     """All that a local NAT64 may read in the address: its prefix has any of the lengths of RFC 6052 section 2.2.
 
-    Bits 64 to 71 are skipped by that RFC. A reading of nothing but zeros is left out: shorter prefixes find zeros in
-    most addresses with a longer one, and no translator sends anything to 0.0.0.0.
+    Bits 64 to 71 are skipped by that RFC. A reading of nothing but zeros is left out: most addresses with a long prefix
+    hold zeros where a shorter one ends, and no translator sends anything to 0.0.0.0.
     """
     without_u = bits >> 64 << 56 | bits & (1 << 56) - 1
     after_48, after_56, after_64 = (IPv4Address(without_u >> shift & 0xFFFF_FFFF) for shift in (40, 32, 24))
