@@ -127,6 +127,13 @@ async def test_only_public_addresses_are_allowed_in_production_by_default(
     await server.communicate()
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return False
+
+
 async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str, receiver: Receiver) -> None:
     server = await start(
         "serve", "--port", "0", "--workers", "2",
@@ -135,7 +142,7 @@ async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str
     url = await until_ready(server)
 
     def workers() -> list[psutil.Process]:
-        return [child for child in psutil.Process(server.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in psutil.Process(server.pid).children() if is_worker(child)]
 
     async def publish(n: int) -> int:
         # A connection of its own, so that both workers are met.
@@ -156,6 +163,23 @@ async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str
     server.send_signal(signal.SIGTERM)
     await server.communicate()
     assert server.returncode == 0
+
+
+async def test_workers_do_not_outlive_a_supervisor_that_was_killed(database_url: str) -> None:
+    server = await start(
+        "serve", "--port", "0", "--workers", "2", database_url=database_url, allow_dev_credentials="true"
+    )
+    await until_ready(server)
+    children = psutil.Process(server.pid).children()
+    assert len(children) >= 2
+
+    server.kill()
+    await server.communicate()
+
+    async def left() -> list[psutil.Process]:
+        return [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+    await eventually(left, lambda processes: not processes)
 
 
 async def test_a_port_that_is_taken_is_said_to_be(receiver: Receiver, database_url: str) -> None:

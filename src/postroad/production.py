@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -122,8 +124,17 @@ def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) ->
 
 def _work(settings: Settings, url: str, ready: Semaphore) -> None:
     telemetry.configure(level=settings.log_level, json=settings.log_format != "text")
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
     listener = None
     if "api" in settings.roles:
         listener = app.bind(settings.host, settings.port, shared=True)
         listener.listen(BACKLOG)
     app.serve(settings, url, listener, ready.release)
+
+
+def _stop_without_parent() -> None:
+    """A supervisor that was killed cannot stop its workers, so they stop by themselves and leave the port."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
