@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -80,19 +79,6 @@ def test_the_compose_file_mounts_and_awaits_only_what_it_defines() -> None:
     for service in SERVICES.values():
         assert {mount.partition(":")[0] for mount in service.get("volumes", [])} <= set(COMPOSE["volumes"])
         assert set(service.get("depends_on", {})) <= set(SERVICES)
-
-
-def _has_compose() -> bool:
-    docker = shutil.which("docker")
-    return docker is not None and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0
-
-
-@pytest.mark.skipif(not _has_compose(), reason="there is no `docker compose` on this machine")
-def test_docker_compose_accepts_the_compose_file() -> None:
-    said = subprocess.run(
-        ["docker", "compose", "--file", COMPOSE_FILE, "config", "--quiet"], capture_output=True, text=True
-    )
-    assert (said.returncode, said.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "docker-compose.yml", "README.md", "docs/operations.md"])
