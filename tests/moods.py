@@ -50,15 +50,20 @@ def redirect(to: str, code: int = 302) -> Mood:
     return status(code, b"", [("Location", to)])
 
 
-def raw(data: bytes, then_close: bool = False) -> Mood:
-    """These bytes and no others, and then perhaps the end of the connection."""
+def raw(data: bytes, then_close: bool | Literal["reset"] = False) -> Mood:
+    """These bytes and no others, and then perhaps the end of the connection, be it by RST."""
+
+    async def reset(stage: Stage) -> None:
+        stage.write(data)
+        await asyncio.sleep(0)  # uvloop writes at the end of a turn, and a reset would forget what is not written
+        stage.reset()
 
     def play(stage: Stage) -> None:
         stage.write(data)
         if then_close:
             stage.close()
 
-    return Mood(play)
+    return Mood(reset if then_close == "reset" else play)
 
 
 def garbage(data: bytes = b"\x16\x03\x01 this is not HTTP\r\n\r\n") -> Mood:
@@ -121,17 +126,7 @@ def hang_up() -> Mood:
 def half(of: Literal["head", "body"] = "body", by: Literal["close", "reset"] = "close") -> Mood:
     """An answer that breaks off in its head or in its body."""
     whole = answer(200, b"x" * 1000, [("Content-Type", "text/plain")])
-
-    async def play(stage: Stage) -> None:
-        stage.write(whole[:30] if of == "head" else whole[:-500])
-        # uvloop writes at the end of a turn, and a reset would forget what is not written.
-        await asyncio.sleep(0)
-        if by == "close":
-            stage.close()
-        else:
-            stage.reset()
-
-    return Mood(play)
+    return raw(whole[:30] if of == "head" else whole[:-500], then_close="reset" if by == "reset" else True)
 
 
 def huge(n_bytes: int) -> Mood:

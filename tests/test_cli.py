@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -21,21 +22,44 @@ from tests.receiver import Receiver
 POSTROAD = Path(sys.executable).parent / "postroad"
 
 
-async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROAD_")}
-    return await asyncio.create_subprocess_exec(
-        str(POSTROAD),
-        *arguments,
-        env=environment | {f"POSTROAD_{name.upper()}": value for name, value in settings.items()},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
+Run = Callable[..., Awaitable[tuple[int | None, str, str]]]
 
 
-async def run(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
-    process = await start(*arguments, **settings)
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start the command line; what still runs when the test is over is killed."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def one(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROAD_")}
+        process = await asyncio.create_subprocess_exec(
+            str(POSTROAD),
+            *arguments,
+            env=environment | {f"POSTROAD_{name.upper()}": value for name, value in settings.items()},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield one
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+def run(start: Start) -> Run:
+    """Run a command to its end; gives its code, output and errors."""
+
+    async def one(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
+        process = await start(*arguments, **settings)
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    return one
 
 
 async def until_ready(process: asyncio.subprocess.Process) -> str:
@@ -56,7 +80,7 @@ async def empty_database(database_url: str) -> str:
     return at_database(database_url, name)
 
 
-async def test_config_lists_every_setting_and_masks_secrets() -> None:
+async def test_config_lists_every_setting_and_masks_secrets(run: Run) -> None:
     code, out, _ = await run("config", token="very-secret-token", port="1234")
 
     assert code == 0
@@ -65,27 +89,29 @@ async def test_config_lists_every_setting_and_masks_secrets() -> None:
     assert "very-secret" not in out
 
 
-async def test_an_unknown_setting_is_an_error_with_a_suggestion() -> None:
+async def test_an_unknown_setting_is_an_error_with_a_suggestion(run: Run) -> None:
     code, _, err = await run("config", max_delai="1d")
 
     assert code == 1
     assert err == "postroad: unknown setting POSTROAD_MAX_DELAI, did you mean POSTROAD_MAX_DELAY?\n"
 
 
-async def test_serve_needs_a_database_and_a_schema(empty_database: str) -> None:
+async def test_serve_needs_a_database_and_a_schema(run: Run, empty_database: str) -> None:
     assert "needs POSTROAD_DATABASE_URL" in (await run("serve"))[2]
     assert "run postroad migrate" in (await run("serve", database_url=empty_database))[2]
     assert "cannot connect" in (await run("serve", database_url="postgresql://127.0.0.1:1/x"))[2]
 
 
-async def test_serve_refuses_the_public_tokens_unless_told(database_url: str) -> None:
+async def test_serve_refuses_the_public_tokens_unless_told(run: Run, database_url: str) -> None:
     code, _, err = await run("serve", "--port", "0", database_url=database_url)
 
     assert code == 1
     assert "public development tokens" in err
 
 
-async def test_from_an_empty_database_to_a_delivered_message(empty_database: str, receiver: Receiver) -> None:
+async def test_from_an_empty_database_to_a_delivered_message(
+    run: Run, start: Start, empty_database: str, receiver: Receiver
+) -> None:
     code, out, _ = await run("migrate", database_url=empty_database)
     assert (code, out) == (0, f"The schema went from nothing to {migrations.newest()}.\n")
     assert (await run("migrate", database_url=empty_database))[1] == f"The schema is at {migrations.newest()}.\n"
@@ -113,7 +139,7 @@ async def test_from_an_empty_database_to_a_delivered_message(empty_database: str
 
 
 async def test_only_public_addresses_are_allowed_in_production_by_default(
-    database_url: str, receiver: Receiver
+    start: Start, database_url: str, receiver: Receiver
 ) -> None:
     server = await start("serve", "--port", "0", database_url=database_url, allow_dev_credentials="true")
     url = await until_ready(server)
@@ -134,7 +160,9 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str, receiver: Receiver) -> None:
+async def test_workers_share_a_port_and_a_dead_one_is_replaced(
+    start: Start, database_url: str, receiver: Receiver
+) -> None:
     server = await start(
         "serve", "--port", "0", "--workers", "2",
         database_url=database_url, allow_dev_credentials="true", destinations="any", log_format="text",
@@ -165,7 +193,7 @@ async def test_workers_share_a_port_and_a_dead_one_is_replaced(database_url: str
     assert server.returncode == 0
 
 
-async def test_workers_do_not_outlive_a_supervisor_that_was_killed(database_url: str) -> None:
+async def test_workers_do_not_outlive_a_supervisor_that_was_killed(start: Start, database_url: str) -> None:
     server = await start(
         "serve", "--port", "0", "--workers", "2", database_url=database_url, allow_dev_credentials="true"
     )
@@ -182,7 +210,7 @@ async def test_workers_do_not_outlive_a_supervisor_that_was_killed(database_url:
     await eventually(left, lambda processes: not processes)
 
 
-async def test_a_port_that_is_taken_is_said_to_be(receiver: Receiver, database_url: str) -> None:
+async def test_a_port_that_is_taken_is_said_to_be(run: Run, receiver: Receiver, database_url: str) -> None:
     port = receiver.url().rstrip("/").rpartition(":")[2]
 
     code, _, err = await run("dev", "--port", port, database_url=database_url)
@@ -191,7 +219,7 @@ async def test_a_port_that_is_taken_is_said_to_be(receiver: Receiver, database_u
     assert f"cannot listen on 127.0.0.1:{port}" in err
 
 
-async def test_dev_prints_what_to_paste_and_where_it_runs(database_url: str) -> None:
+async def test_dev_prints_what_to_paste_and_where_it_runs(run: Run, start: Start, database_url: str) -> None:
     server = await start("dev", "--port", "0", database_url=database_url)
     url = await until_ready(server)
     server.send_signal(signal.SIGINT)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from postroad.dispatch.egress import Egress
+from postroad.dispatch.egress.connection import Connection
 from postroad.domain.network import parse_policy
 from postroad.domain.reply import NoResponse, Response
 from postroad.resolver import Resolver
@@ -105,6 +107,7 @@ async def test_deadlines_do_not_end_what_came_in_time() -> None:
             "connection closed before the response was complete",
         ),
         (raw(b"HTTP/1.1 100 Continue\r\n\r\n", True), "connection closed before the response was complete"),
+        (raw(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", "reset"), "connection reset before the response was complete"),
         (garbage(), "invalid HTTP response: Expected HTTP/, RTSP/ or ICE/"),
         (
             raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n"),
@@ -300,6 +303,15 @@ async def test_a_free_connection_is_closed_after_a_while() -> None:
         assert [request.connection_id for request in receiver.requests()] == [1, 2]
 
 
+@on_both_loops
+async def test_a_connection_does_not_get_too_old() -> None:
+    with mock.patch("postroad.dispatch.egress.pool.MAX_AGE", -1.0):
+        async with Receiver() as receiver, client() as egress:
+            for _ in range(2):
+                assert await egress.send(to(receiver.url())) == OK
+            assert [request.connection_id for request in receiver.requests()] == [1, 2]
+
+
 @pytest.mark.parametrize("limit", [{"max_idle_per_destination": 2}, {"max_idle": 2}])
 @on_both_loops
 async def test_only_so_many_free_connections_are_kept(limit: dict[str, Any]) -> None:
@@ -352,6 +364,26 @@ async def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
             await cancelled
         gate.set()
         assert await held == OK
+
+
+@on_both_loops
+async def test_a_request_cancelled_with_its_answer_at_hand_leaves_the_connection_to_the_next() -> None:
+    async with Receiver() as receiver, client() as egress:
+        sending = [asyncio.create_task(egress.send(to(receiver.url("/first"))))]
+        free = egress._pool.free
+
+        def free_and_cancel(connection: Connection, now: float) -> None:
+            free(connection, now)
+            if len(sending) == 1:
+                # The next request gets its turn before the first has heard of its answer.
+                sending.append(asyncio.create_task(egress.send(to(receiver.url("/second")))))
+                asyncio.get_running_loop().call_soon(sending[0].cancel)
+
+        with mock.patch.object(egress._pool, "free", free_and_cancel):
+            await asyncio.wait(sending)
+            assert sending[0].cancelled()
+            assert await sending[1] == OK
+        assert [request.connection_id for request in receiver.requests()] == [1, 1]
 
 
 @on_both_loops

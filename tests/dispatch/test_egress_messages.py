@@ -265,6 +265,19 @@ def test_an_answer_means_the_same_however_it_is_cut_into_pieces(name: str, cuts:
     assert _read(*(whole[index : index + 1] for index in range(len(whole)))) == read
 
 
+def test_only_bytes_in_a_row_without_a_body_count_as_head() -> None:
+    reader = ResponseReader(ResponseLimits(max_body_bytes=10_000, max_header_bytes=1000, max_headers=100))
+    reader.expect("POST")
+    pieces = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        *[b"7d0\r\n", b"x" * 2000, b"\r\n"] * 4,
+        b"0\r\n",
+    ]
+    assert not any(reader.feed(piece) for piece in pieces)
+    assert reader.feed(b"\r\n")
+    assert reader.response().body == b"x" * 8000
+
+
 @given(st.lists(st.binary(max_size=60) | st.sampled_from(sorted(ANSWERS.values())), max_size=6))
 def test_no_bytes_make_the_reader_raise(pieces: list[bytes]) -> None:
     _read(*(b"HTTP/1.1 200 OK\r\n", *pieces))

@@ -73,9 +73,7 @@ class ResponseReader:
         except httptools.HttpParserCallbackError:
             raise  # ours
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            # After a complete answer it is only the surplus that made no sense.
-            self._surplus = True
-            if not self._complete:
+            if not self._complete:  # after a complete answer it is only the surplus that made no sense
                 self.fault = self.fault or str(error)
         if self._complete or self.fault:
             return True
@@ -100,7 +98,7 @@ class ResponseReader:
     @property
     def reusable(self) -> bool:
         """Whether the connection is good for another request: the answer was whole, and nothing followed it."""
-        return self._keep_alive and not (self._surplus or self._cut)
+        return self._keep_alive and not self._surplus
 
     def response(self) -> Response:
         """The answer that was read. Can be asked for once: a free connection must not hold on to the last body."""
