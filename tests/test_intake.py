@@ -65,8 +65,7 @@ async def test_publishes_fail_cleanly_while_the_database_is_away_and_work_when_i
             *(server.http.post(f"/v2/publish/{receiver.url()}", content=b"meanwhile") for _ in range(20))
         )
         assert {answer.status_code for answer in answers} == {503}
-        readiness = await server.http.get("/v2/readiness")
-        assert readiness.status_code == 503
+        readiness = await eventually(lambda: server.http.get("/v2/readiness"), lambda answer: answer.status_code == 503)
         assert "database" in readiness.json()["reasons"][0]
         assert (await server.http.get("/v2/liveness")).text == "OK"
 
@@ -148,3 +147,28 @@ async def test_a_day_without_a_partition_is_our_fault_and_not_the_publishers(
 
     assert answer.status_code == 503
     assert "partitions" in (await server.http.get("/v2/readiness")).json()["reasons"][0]
+
+
+async def test_a_repeated_settlement_does_not_disturb_the_attempt_after_it(
+    database_url: str, connection: Connection, receiver: Receiver
+) -> None:
+    """The answer to the first settlement is lost while the database goes away for a moment; the second attempt is
+    slow, so that beats pass while the first one is still being settled again."""
+    from tests.moods import hold, ok, status
+
+    release = asyncio.Event()
+    async with DatabaseProxy(database_url) as proxy, running(proxy.url) as server:
+        receiver.script("/", status(500, b"lost settlement"), hold(release, ok()))
+        proxy.lose_answer_to(b"lost settlement")
+        message_id = await server.publish(receiver.url(), Upstash_Retry_Delay="0")
+        await receiver.wait_for(2)
+        await connection.execute("update deliveries set active_at = active_at - interval '1 minute'")
+        alive = "select alive_until from dispatchers"
+        before = await connection.fetchval(alive)
+        for _ in range(2):
+            before = await eventually(lambda: connection.fetchval(alive), lambda now, seen=before: now > seen)  # type: ignore[misc]
+        release.set()
+
+        states = await server.settled(message_id)
+        assert sorted(states) == ["ACTIVE", "ACTIVE", "CREATED", "DELIVERED", "ERROR", "RETRY"]
+        assert len(receiver.requests()) == 2

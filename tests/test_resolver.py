@@ -65,8 +65,9 @@ async def test_a_name_is_refused_if_any_of_its_addresses_is() -> None:
 
 async def test_the_port_takes_part_in_the_verdict() -> None:
     resolver = Resolver(parse_policy("db.internal:8080"), look_up=Names(**{"db.internal": ["10.0.0.1"]}))
-    assert isinstance(await resolver.resolve(url("db.internal", 8080)), Addresses)
-    assert isinstance(await resolver.resolve(url("db.internal", 8081)), Refusal)
+    for _ in range(2):
+        assert isinstance(await resolver.resolve(url("db.internal", 8080)), Addresses)
+        assert isinstance(await resolver.resolve(url("db.internal", 8081)), Refusal)
 
 
 async def test_an_answer_is_forgotten_after_its_time() -> None:
@@ -164,6 +165,26 @@ async def test_a_name_server_that_does_not_answer_is_given_up_and_holds_up_nobod
     assert await stuck[3] == Unresolved("unable to resolve host: lookup slow3: timed out after 0.2 s", temporary=True)
     await asyncio.gather(*stuck)
     end_of_test.set()
+
+
+async def test_a_look_up_that_was_given_up_while_it_waited_for_its_turn_is_never_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("postroad.resolver.LOOKUPS_AT_A_TIME", 1)
+    may_answer = threading.Event()
+    asked: list[str] = []
+
+    def answer(host: str) -> Sequence[str]:
+        asked.append(host)
+        assert may_answer.wait(10)
+        return ["1.1.1.1"]
+
+    resolver = Resolver(parse_policy("public"), look_up=answer, timeout=0.1)
+    given_up = await asyncio.gather(resolver.resolve(url("first")), resolver.resolve(url("second")))
+    assert [type(found) for found in given_up] == [Unresolved, Unresolved]
+    may_answer.set()
+    assert isinstance(await resolver.resolve(url("third")), Addresses)
+    assert asked == ["first", "third"]
 
 
 async def test_the_cache_does_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:

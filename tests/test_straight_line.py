@@ -391,3 +391,51 @@ async def test_a_response_that_the_database_refuses_does_not_hold_up_the_others(
     [letter] = await server.dead_letters()
     assert letter["responseBody"] == "the response could not be stored"
     await receiver.next_request("/report")
+
+
+async def test_what_is_cancelled_before_a_stop_does_not_come_back_after_it(serve: Serve, receiver: Receiver) -> None:
+    receiver.script("/", never(), status(200))
+    server = await serve()
+    message_id = await server.publish(receiver.url())
+    await receiver.next_request()
+    assert (await server.http.delete(f"/v2/messages/{message_id}")).json() == {"cancelled": 1}
+    assert server.node.dispatcher is not None
+
+    await server.node.dispatcher.stop(timedelta(0))
+
+    other = await serve()
+    assert await other.states(message_id) == ["CREATED", "CANCEL_REQUESTED", "CANCELED"]
+    await other.publish(receiver.url("/next"))
+    await receiver.next_request("/next")
+    assert len(receiver.requests("/")) == 1
+
+
+async def test_a_large_message_to_one_destination_does_not_wait_for_those_of_another(
+    server: Running, receiver: Receiver
+) -> None:
+    large = b"x" * 70_000
+    async with Receiver() as hanging:
+        hanging.script("/", never())
+        await asyncio.gather(*(server.publish(hanging.url(), large) for _ in range(80)))
+        await hanging.wait_for(32)
+
+        await server.publish(receiver.url(), large)
+
+        assert (await receiver.next_request()).body == large
+        assert len(hanging.requests()) <= 40
+
+
+async def test_a_message_of_a_newer_version_fails_by_itself_and_stops_nobody(
+    server: Running, connection: Connection, receiver: Receiver
+) -> None:
+    odd = await server.publish(receiver.url("/odd"), Upstash_Delay="1h", Upstash_Retries="0")
+    missing = await server.publish(receiver.url("/missing"), Upstash_Delay="1h")
+    await connection.execute("update messages set method = 9 where url like '%/odd'")
+    await connection.execute("delete from messages where url like '%/missing'")
+    await server.time_passes(timedelta(hours=1))
+
+    await server.settled(odd, "FAILED")
+    assert await server.settled(await server.publish(receiver.url("/good"))) == ["CREATED", "ACTIVE", "DELIVERED"]
+    assert await connection.fetchval("select count(*) from deliveries") == 0
+    assert receiver.requests("/odd") == receiver.requests("/missing") == []
+    assert missing != odd

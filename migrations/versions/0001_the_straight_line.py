@@ -83,6 +83,7 @@ create table deliveries (
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 create index deliveries_due on deliveries (due_at) where state = 1 and flow_key_id is null;
 create index deliveries_fair on deliveries (destination, due_at) where state = 1 and flow_key_id is null;
+create index deliveries_suspect on deliveries (due_at) where state = 1 and unsettled_claims >= 2;
 create index deliveries_flow on deliveries (flow_key_id, due_at) where state = 1 and flow_key_id is not null;
 create index deliveries_flow_active on deliveries (flow_key_id) where state = 2 and flow_key_id is not null;
 create index deliveries_leased on deliveries (dispatcher_id) where state = 2;

@@ -8,7 +8,9 @@ import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
+from time import monotonic
 
 import uvloop
 
@@ -29,6 +31,9 @@ from postroad.store import migrations, partitions
 from postroad.store.engine import Database
 from postroad.tenancy import Tenancy
 
+_MEASURE_EVERY_S = 5.0
+_READINESS_FRESH_S = 1.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +45,9 @@ class Node:
         self._database = database
         self._clock = Clock()
         resolver = Resolver(parse_policy(settings.destinations or "public"))
-        tenancy = Tenancy(database)
+        # The API may keep half of the connections busy; the other half is for what has been accepted.
+        visitors = database.limited(settings.database_connections // 2)
+        tenancy = Tenancy(visitors)
         publisher = Publisher(clock=self._clock, resolver=resolver, deduplication_window=settings.deduplication_window)
         self._egress = Egress(
             resolver,
@@ -62,7 +69,7 @@ class Node:
             database=database, publisher=publisher, dispatcher=self.dispatcher, max_waiting=settings.max_waiting
         )
         context = Context(
-            database=database,
+            database=visitors,
             intake=self._intake,
             publisher=publisher,
             tenancy=tenancy,
@@ -74,6 +81,7 @@ class Node:
         )
         self._application = application(context, docs=settings.docs)
         self._stopping = False
+        self._readiness: tuple[float, list[str]] = (0.0, [])
 
     async def run(self, listener: socket.socket | None, announce: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT, then stop: no new work, finish or give back, settle, leave."""
@@ -83,10 +91,13 @@ class Node:
             loop.add_signal_handler(number, stop.set)
         async with self._database.connection() as connection:
             await self._clock.measure(connection)
-        tasks = [asyncio.create_task(self._intake.run(), name="intake")]
+        tasks = [
+            asyncio.create_task(self._intake.run(), name="intake"),
+            asyncio.create_task(self._keep_time(), name="clock"),
+        ]
         if self.dispatcher is not None:
             tasks.append(asyncio.create_task(self.dispatcher.run(), name="dispatcher"))
-            await _first(self.dispatcher.ready(), tasks)
+            await _first(_either(self.dispatcher.ready(), stop.wait()), tasks)
         server = None
         if listener is not None:
             server = Server(self._application)
@@ -100,7 +111,16 @@ class Node:
             self._stopping = True
             await self._stop(server, tasks)
 
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE_EVERY_S)
+            with suppress(PostroadError):
+                async with self._database.connection() as connection:
+                    await self._clock.measure(connection)
+
     async def _stop(self, server: Server | None, tasks: list[asyncio.Task[None]]) -> None:
+        if self.dispatcher is not None:
+            self.dispatcher.stop_claiming()
         if server is not None:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
@@ -112,8 +132,16 @@ class Node:
         await self._egress.close()
 
     async def _unready(self) -> list[str]:
+        """Why no traffic should come here; asked of the database once in a second at most."""
         if self._stopping:
             return ["the server is stopping"]
+        fresh_until, reasons = self._readiness
+        if monotonic() > fresh_until:
+            reasons = await self._reasons()
+            self._readiness = monotonic() + _READINESS_FRESH_S, reasons
+        return reasons
+
+    async def _reasons(self) -> list[str]:
         reasons = []
         try:
             async with self._database.connection() as connection:
@@ -169,6 +197,15 @@ def serve(settings: Settings, url: str, listener: socket.socket | None, announce
             await database.close()
 
     uvloop.run(main())
+
+
+async def _either(*events: Awaitable[object]) -> None:
+    waiting = [asyncio.ensure_future(event) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
 
 
 def _settle_memory() -> None:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from postroad.store.engine import Connection
 
+_LONGEST_TRIP = timedelta(milliseconds=50)
+
 
 class Clock:
     """Gives instants for what Python must date itself: ids, signatures, `Retry-After` dates.
@@ -17,6 +19,7 @@ class Clock:
     def __init__(self) -> None:
         self.offset = timedelta(0)
         self._offset_s = 0.0
+        self._is_measured = False
 
     def now_s(self) -> float:
         """Unix seconds."""
@@ -31,9 +34,12 @@ class Clock:
         return datetime.now(UTC) + self.offset
 
     async def measure(self, connection: Connection) -> None:
-        """Take the offset from one round trip; half of the trip is the error."""
+        """Take the offset from one round trip, if that was short: half of the trip is the error."""
         before = datetime.now(UTC)
         there: datetime = await connection.fetchval("select clock_timestamp()")
         after = datetime.now(UTC)
+        if after - before > _LONGEST_TRIP and self._is_measured:
+            return
+        self._is_measured = True
         self.offset = there - (before + (after - before) / 2)
         self._offset_s = self.offset.total_seconds()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -43,8 +44,11 @@ class LocalDispatcher(Protocol):
     def release(self, destination: int) -> None:
         """Give a reserved slot back."""
 
-    def hand_over(self, attempts: Sequence[Attempt]) -> None:
+    def hand_over(self, dispatcher_id: int, attempts: Sequence[Attempt]) -> None:
         """Start attempts that were stored as leased to this dispatcher, in their reserved slots."""
+
+    def leasing(self) -> AbstractContextManager[None]:
+        """Wraps the statement that may lease to this dispatcher, and the hand-over that follows."""
 
     def expect(self, wait: timedelta) -> None:
         """Something stored falls due after this wait."""
@@ -179,20 +183,22 @@ class Intake:
         for new in news:
             new.mine = _may_be_handed_over(new) and dispatcher.reserve(new.destination)
         stored: list[Stored] = []
-        try:
-            stored = await self._insert_rows(news, dispatcher.id)
-        finally:
-            # Slots of what was not stored, or not granted, are free again.
-            for index, new in enumerate(news):
-                if new.mine and not (stored and stored[index].handed_over):
-                    dispatcher.release(new.destination)
-        attempts = [
-            Attempt(StoredMessage(new.message, one.created_at), lease=1, retried=0, destination=new.destination)
-            for new, one in zip(news, stored, strict=True)
-            if one.handed_over
-        ]
-        if attempts:
-            dispatcher.hand_over(attempts)
+        dispatcher_id = dispatcher.id
+        with dispatcher.leasing():
+            try:
+                stored = await self._insert_rows(news, dispatcher_id)
+            finally:
+                # Slots of what was not stored, or not granted, are free again.
+                for index, new in enumerate(news):
+                    if new.mine and not (stored and stored[index].handed_over):
+                        dispatcher.release(new.destination)
+            attempts = [
+                Attempt(StoredMessage(new.message, one.created_at), lease=1, retried=0, destination=new.destination)
+                for new, one in zip(news, stored, strict=True)
+                if one.handed_over
+            ]
+            if attempts:
+                dispatcher.hand_over(dispatcher_id, attempts)
         if len(attempts) < len(news):
             waits = [
                 _wait(new, one) for new, one in zip(news, stored, strict=True) if one.is_new and not one.handed_over

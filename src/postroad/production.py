@@ -101,9 +101,10 @@ def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) ->
         worker.start()
         return worker
 
-    workers: list[BaseProcess] = [start() for _ in range(settings.workers)]
+    workers: list[BaseProcess] = []
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    workers += [start() for _ in range(settings.workers) if not stopping]
     starting = settings.workers
     while workers:
         wait([worker.sentinel for worker in workers], timeout=1.0 if not starting else 0.02)
@@ -117,6 +118,7 @@ def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) ->
             if not stopping:
                 _log.error("worker %s ended with code %s and is replaced", worker.pid, worker.exitcode)
                 time.sleep(_RESTART_PAUSE_S)
+            if not stopping:
                 workers.append(start())
     if reserved is not None:
         reserved.close()

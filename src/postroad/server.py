@@ -6,8 +6,10 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from postroad.api.door import App
 
 BACKLOG = 2048
+MOST_HEAD_BYTES = 64 * 1024
+MOST_HEADERS = 200
 
 
 class Server(uvicorn.Server):
@@ -52,8 +56,47 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
+    """Bounds the head of a request, which uvicorn does not, and speaks of bad requests in the API's words."""
+
+    _messages = 0
+    _head_bytes = 0
+    _in_head = True
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        answered = self._messages
+        super().data_received(data)
+        # What ended a request in this piece is not counted to the head of the next one.
+        if self._in_head and self._messages == answered:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse(431, "the head of the request is too large")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        if len(self.headers) > MOST_HEADERS or sum(len(n) + len(v) for n, v in self.headers) > MOST_HEAD_BYTES:
+            self._refuse(431, "the request has too many headers")
+            return
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._messages += 1
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no valid HTTP request: destinations and headers must be percent-encoded ASCII")
+
+    def _refuse(self, status: int, reason: str) -> None:
+        body = orjson.dumps({"error": reason})
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        if not self.transport.is_closing():
+            self.transport.write(head.encode() + body)
+            self.transport.close()
 
 
 class _JoinedWrites:

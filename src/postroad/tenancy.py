@@ -25,7 +25,8 @@ class Tenancy:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._callers: _Remembered[bytes, Caller | None] = _Remembered(self._load_caller)
+        self._callers: _Remembered[bytes, Caller] = _Remembered(self._load_caller)
+        self._strangers: _Remembered[bytes, bool] = _Remembered(_is_stranger)
         self._keys: _Remembered[TenantId, SigningKeys] = _Remembered(self._load_keys)
 
     async def caller(self, token: str) -> Caller:
@@ -33,9 +34,14 @@ class Tenancy:
         digest = token_hash(token)
         found = self._callers.known(digest)
         if found is None:
-            found = await self._callers.get(digest)
-            if found is None:
+            # Apart from the known, so that guesses cannot push those out.
+            if self._strangers.known(digest):
                 raise Unauthenticated
+            try:
+                found = await self._callers.get(digest)
+            except Unauthenticated:
+                self._strangers.put(digest, value=True)
+                raise
         return found
 
     def known_caller(self, token: str) -> Caller | None:
@@ -57,9 +63,12 @@ class Tenancy:
         self._keys.put(tenant_id, keys)
         return keys
 
-    async def _load_caller(self, digest: bytes) -> Caller | None:
+    async def _load_caller(self, digest: bytes) -> Caller:
         async with self._database.connection() as connection:
-            return await tenants.caller(connection, digest)
+            found = await tenants.caller(connection, digest)
+        if found is None:
+            raise Unauthenticated
+        return found
 
     async def _load_keys(self, tenant_id: TenantId) -> SigningKeys:
         async with self._database.connection() as connection:
@@ -89,3 +98,8 @@ class _Remembered(Generic[K, V]):
         if len(self._values) >= _REMEMBERED:
             self._values.clear()
         self._values[key] = (monotonic() + FRESH_FOR_S, value)
+
+
+async def _is_stranger(_: bytes) -> bool:
+    """Nobody is one until the database has said so."""
+    return False

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from postroad.domain.ids import IdMint, message_text
 from postroad.domain.tenant import Access
 from postroad.store.engine import Connection
 from postroad.store.tenants import add_token, find
@@ -307,3 +308,43 @@ async def test_a_full_intake_says_so_instead_of_waiting(serve: Serve, receiver: 
     assert 503 in codes
     assert all(answer.headers["Retry-After"] == "1" for answer in answers if answer.status_code == 503)
     await receiver.wait_for(sum(answer.status_code == 201 for answer in answers))
+
+
+async def test_the_head_of_a_request_is_bounded(server: Running) -> None:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(b"GET /v2/keys HTTP/1.1\r\nHost: x\r\nX-Long: ")
+    writer.write(b"x" * 70 * 1024)
+
+    assert (await reader.read()).startswith(b"HTTP/1.1 431")
+    writer.close()
+    many = await server.http.get("/v2/keys", headers={f"X-{n}": "1" for n in range(300)})
+    assert many.status_code == 431
+    assert "headers" in many.json()["error"]
+
+
+@pytest.mark.parametrize("target", ["/v2/publish/http://x/\u00e9".encode(), b"/v2/publish/http://x/ y"])
+async def test_what_is_not_http_is_refused_in_the_shape_of_errors(server: Running, target: bytes) -> None:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(b"POST " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'{"error":"' in answer
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v2/", "//v2//", "/v2/events?state=", "/v2/events?label=%00", "/v2/dlq?callerIp=%00", "/v2/events?url=%FF"],
+)
+async def test_odd_requests_are_answered_and_never_with_500(server: Running, path: str) -> None:
+    assert (await server.http.get(path)).status_code in (200, 400, 404)
+
+
+async def test_tens_of_thousands_of_ids_fit_into_one_call(server: Running) -> None:
+    mint = IdMint()
+    ids = [message_text(mint.message_id(1)) for _ in range(40_000)]
+
+    answer = await server.http.request("DELETE", "/v2/messages", json={"messageIds": ids})
+
+    assert answer.json() == {"cancelled": 0}

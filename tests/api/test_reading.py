@@ -10,7 +10,7 @@ import pytest
 
 from postroad.dev import DEV_USERS
 from postroad.store.engine import Connection
-from tests.conftest import KEYS, Running, Serve
+from tests.conftest import KEYS, Running, Serve, eventually
 from tests.moods import status
 from tests.receiver import Receiver
 
@@ -253,8 +253,7 @@ async def test_health_needs_no_token_and_tells_why_not(server: Running, connecti
 
     await connection.execute("update alembic_version set version_num = '0000'")
 
-    answer = await server.http.get("/v2/readiness")
-    assert answer.status_code == 503
+    answer = await eventually(lambda: server.http.get("/v2/readiness"), lambda answer: answer.status_code == 503)
     assert "postroad migrate" in answer.json()["reasons"][0]
 
 

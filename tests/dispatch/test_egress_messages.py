@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import os
-import zlib
-from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -291,72 +288,6 @@ def _read(*pieces: bytes) -> Response | str | None:
         if reader.feed(piece):
             return reader.fault or reader.response()
     return reader.response() if reader.end() else None
-
-
-# Content encodings
-
-
-PLAIN = b"plain text " * 1000
-
-
-def _raw_deflate(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=-15)
-    return packer.compress(data) + packer.flush()
-
-
-@pytest.mark.parametrize(
-    ("coding", "packed"),
-    [
-        ("gzip", gzip.compress(PLAIN)),
-        ("GZIP", gzip.compress(PLAIN)),
-        ("x-gzip", gzip.compress(PLAIN)),
-        ("gzip", gzip.compress(PLAIN[:500]) + gzip.compress(PLAIN[500:])),
-        ("deflate", zlib.compress(PLAIN)),
-        ("deflate", _raw_deflate(PLAIN)),
-    ],
-)
-@on_both_loops
-async def test_a_packed_body_is_unpacked_and_no_header_says_otherwise(coding: str, packed: bytes) -> None:
-    reply = await reply_to(ok(packed, [("Content-Encoding", coding), ("X-A", "b")]))
-    assert reply == Response(200, (("X-A", "b"),), PLAIN)
-
-
-@pytest.mark.parametrize(
-    ("coding", "body"),
-    [
-        ("br", b"whatever"),
-        ("identity", PLAIN),
-        ("gzip, gzip", gzip.compress(gzip.compress(PLAIN))),
-        ("gzip", b"not gzip at all"),
-        ("gzip", gzip.compress(PLAIN)[:-9]),
-        ("gzip", gzip.compress(PLAIN) + b"surplus"),
-        ("gzip", gzip.compress(b"") * 17),
-        ("gzip", b""),
-        ("deflate", b"\x00"),
-    ],
-)
-@on_both_loops
-async def test_a_body_that_cannot_be_unpacked_is_left_as_it_came(coding: str, body: bytes) -> None:
-    reply = await reply_to(ok(body, [("Content-Encoding", coding)]))
-    assert reply == Response(200, (("Content-Length", str(len(body))), ("Content-Encoding", coding)), body)
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, _raw_deflate])
-@on_both_loops
-async def test_a_bomb_stops_at_the_cap(pack: Callable[[bytes], bytes]) -> None:
-    coding = "gzip" if pack is gzip.compress else "deflate"
-    reply = await reply_to(ok(pack(bytes(100_000_000)), [("Content-Encoding", coding)]), max_response_bytes=200_000)
-    assert reply == Response(200, (), bytes(200_000), cut=True)
-
-
-@on_both_loops
-async def test_what_is_there_of_a_packed_body_over_the_cap_is_unpacked() -> None:
-    noise = os.urandom(300_000)
-    reply = await reply_to(ok(gzip.compress(noise), [("Content-Encoding", "gzip")]), max_response_bytes=100_000)
-    assert isinstance(reply, Response)
-    assert reply.cut
-    assert 50_000 < len(reply.body) <= 100_000
-    assert noise.startswith(reply.body)
 
 
 # Limits

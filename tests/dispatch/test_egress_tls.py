@@ -61,6 +61,8 @@ async def test_a_message_goes_over_tls_with_the_name_of_the_url(authority: trust
             assert reply == OK
         assert [request.connection_id for request in receiver.requests()] == [1, 1, 1]
         assert all(request.body == body for request in receiver.requests())
+        (connection,) = egress._pool._open
+        assert connection._transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
         assert receiver.requests()[0].header("Host") == f"Hooks.Example.:{receiver.port}"
     assert asked == ["hooks.example"]
 

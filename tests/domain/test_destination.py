@@ -176,6 +176,12 @@ def test_what_cannot_stand_in_a_request_line_is_refused(text: str) -> None:
         parse_url(text)
 
 
+@pytest.mark.parametrize("text", ["http://user@h/", "https://user:password@h:8443/a"])
+def test_a_url_with_a_password_is_told_what_is_wrong_with_it(text: str) -> None:
+    with pytest.raises(InvalidDestination, match="user name or password"):
+        parse_url(text)
+
+
 def test_a_url_may_be_just_as_long_as_the_limit() -> None:
     longest = "http://h/".ljust(MAX_URL_LENGTH, "a")
     assert parse_url(longest).text == longest

@@ -152,6 +152,9 @@ a_refused_ipv4 = st.sampled_from([network for network, _ in (*NEVER, *REFUSED) i
 @example(IPv4Address("0.0.0.0"), "IPv4-compatible", ANY)
 @example(IPv4Address("0.0.0.1"), "IPv4-compatible", ANY)
 @example(IPv4Address("169.254.169.254"), "local NAT64, /48", ANY)
+@example(IPv4Address("169.254.169.254"), "local NAT64, /56", ANY)
+@example(IPv4Address("169.254.169.254"), "local NAT64, /64", ANY)
+@example(IPv4Address("169.254.169.254"), "Teredo client", ANY)
 def test_an_ipv4_address_that_is_refused_is_refused_inside_every_ipv6_address_that_carries_it(
     inner: IPv4Address, embedding: str, policy: Policy
 ) -> None:

@@ -86,9 +86,9 @@ async def test_a_dead_dispatcher_gets_no_lease_by_any_way(connection: Connection
 
     assert not stored.handed_over
     assert await deliveries.claim_due(connection, me, 10) == []
-    claimed, _ = await deliveries.claim_fair(connection, me, 10, share=5, saturated=[], after=FIRST_DESTINATION)
+    claimed, _, _ = await deliveries.claim_fair(connection, me, 10, share=5, saturated=[], after=FIRST_DESTINATION)
     assert claimed == []
-    assert not await dispatchers.beat(connection, me)
+    assert await deliveries.claim_suspect(connection, me) == []
 
 
 async def test_a_hand_over_is_leased_as_it_is_stored(connection: Connection, me: int) -> None:
@@ -137,11 +137,11 @@ async def test_rescue_takes_from_the_dead_and_logs_the_lost_attempt(connection: 
     await store(connection, a_new_message())
     [claimed] = await deliveries.claim_due(connection, me, 1)
     other = await dispatchers.register(connection, "other")
-    assert await deliveries.lock_dead(connection) == []
+    assert await deliveries.lock_dead(connection, 0) == []
     await dead(connection, me)
 
     async with connection.transaction():
-        gone = await deliveries.lock_dead(connection)
+        gone = await deliveries.lock_dead(connection, 0)
         [rescued] = await deliveries.rescue(connection, gone)
         assert await deliveries.rescue(connection, gone) == []
         await dispatchers.forget(connection, gone)
@@ -156,12 +156,13 @@ async def test_rescue_takes_from_the_dead_and_logs_the_lost_attempt(connection: 
 
 async def test_a_message_that_loses_five_dispatchers_is_buried(connection: Connection) -> None:
     await store(connection, a_new_message())
-    for _ in range(5):
+    for n in range(5):
         me = await dispatchers.register(connection, "doomed")
-        assert len(await deliveries.claim_due(connection, me, 1)) == 1
+        claim = deliveries.claim_suspect(connection, me) if n > 1 else deliveries.claim_due(connection, me, 1)
+        assert len(await claim) == 1
         await dead(connection, me)
         async with connection.transaction():
-            gone = await deliveries.lock_dead(connection)
+            gone = await deliveries.lock_dead(connection, 0)
             [rescued] = await deliveries.rescue(connection, gone)
             await dispatchers.forget(connection, gone)
 
@@ -170,31 +171,82 @@ async def test_a_message_that_loses_five_dispatchers_is_buried(connection: Conne
     assert "poison" in await connection.fetchval("select reason from dead_letters")
 
 
-async def test_strays_are_given_back_and_the_rest_is_left_alone(connection: Connection, me: int) -> None:
-    await store(connection, a_new_message(), a_new_message(), a_new_message())
-    known, stray, young = await deliveries.claim_due(connection, me, 3)
+async def test_strays_are_given_back_uncounted_and_the_rest_is_left_alone(connection: Connection, me: int) -> None:
+    await store(connection, *(a_new_message() for _ in range(4)))
+    known, stale, stray, young = await deliveries.claim_due(connection, me, 4)
     await connection.execute(
-        "update deliveries set active_at = now() - interval '6 s' where id = any($1::uuid[])", [known.id, stray.id]
+        "update deliveries set active_at = now() - interval '6 s' where id = any($1::uuid[])",
+        [known.id, stale.id, stray.id],
+    )
+    in_memory = [(known.id, known.lease), (stale.id, stale.lease - 1)]
+
+    assert await deliveries.give_back(connection, me, in_memory, older_than=timedelta(seconds=5)) == 2
+
+    rows = await connection.fetch("select id, state, unsettled_claims from deliveries")
+    assert {row["id"]: (row["state"], row["unsettled_claims"]) for row in rows} == {
+        known.id: (2, 1),
+        stale.id: (1, 0),
+        stray.id: (1, 0),
+        young.id: (2, 1),
+    }
+
+
+async def test_what_was_cancelled_while_it_was_held_is_not_given_back_but_ended(
+    connection: Connection, me: int
+) -> None:
+    await store(connection, a_new_message(), a_new_message())
+    cancelled, other = await deliveries.claim_due(connection, me, 2)
+    await deliveries.cancel(connection, TENANT, [cancelled.id])
+
+    await deliveries.give_back(connection, me)
+
+    assert [row["id"] for row in await connection.fetch("select id from deliveries")] == [other.id]
+    assert await connection.fetchval("select canceled_at is not null from cancellations")
+
+
+async def test_signing_off_leaves_nothing_leased(connection: Connection, me: int) -> None:
+    await store(connection, a_new_message(), a_new_message(mine=True), dispatcher_id=me)
+    await deliveries.claim_due(connection, me, 1)
+
+    async with connection.transaction():
+        await dispatchers.sign_off(connection, me)
+
+    assert await connection.fetchval("select count(*) from deliveries where state = 1") == 2
+    assert not await dispatchers.beat(connection, me)
+
+
+async def test_a_late_beat_counts_as_long_as_nobody_has_rescued(connection: Connection, me: int) -> None:
+    await dead(connection, me)
+    assert await deliveries.lock_dead(connection, me) == [], "nobody declares itself dead"
+
+    assert await dispatchers.beat(connection, me)
+
+    assert await deliveries.lock_dead(connection, 0) == []
+
+
+async def test_who_has_lost_two_dispatchers_is_claimed_alone(connection: Connection, me: int) -> None:
+    await store(connection, *(a_new_message() for _ in range(5)))
+    await connection.execute(
+        "update deliveries set unsettled_claims = 2 where id in (select id from deliveries order by id limit 2)"
     )
 
-    given = await deliveries.give_back(connection, me, [known.id], older_than=timedelta(seconds=5))
+    assert len(await deliveries.claim_due(connection, me, 10)) == 3
+    assert len(await deliveries.claim_suspect(connection, me)) == 1
+    assert len(await deliveries.claim_suspect(connection, me)) == 1
+    assert await deliveries.claim_suspect(connection, me) == []
 
-    assert given == [stray.id]
-    states = {row["id"]: row["state"] for row in await connection.fetch("select id, state from deliveries")}
-    assert states == {known.id: 2, stray.id: 1, young.id: 2}
 
+async def test_a_rotation_that_was_cut_short_goes_on_where_it_stopped(connection: Connection, me: int) -> None:
+    for port in range(1, 9):
+        await store(connection, *(a_new_message(f"http://127.0.0.1:{port}/") for _ in range(10)))
+    keys = sorted(row["destination"] for row in await connection.fetch("select distinct destination from deliveries"))
+    served: list[int] = []
+    after = FIRST_DESTINATION
+    for _ in range(4):
+        claimed, after, _ = await deliveries.claim_fair(connection, me, 6, share=3, saturated=[], after=after)
+        served += [one.destination for one in claimed]
 
-async def test_handing_back_does_not_count_the_claim(connection: Connection, me: int) -> None:
-    await store(connection, a_new_message(), a_new_message())
-    one, two = await deliveries.claim_due(connection, me, 2)
-
-    await deliveries.hand_back(connection, me, [(one.id, one.lease), (two.id, two.lease + 1)])
-
-    rows = {
-        row["id"]: tuple(row)[1:]
-        for row in await connection.fetch("select id, state, unsettled_claims from deliveries")
-    }
-    assert rows == {one.id: (1, 0), two.id: (2, 1)}
+    assert sorted(served) == sorted(keys * 3)
 
 
 async def test_the_fair_claim_passes_over_the_saturated_and_goes_round(connection: Connection, me: int) -> None:
@@ -202,13 +254,13 @@ async def test_the_fair_claim_passes_over_the_saturated_and_goes_round(connectio
         await store(connection, *(a_new_message(f"http://127.0.0.1:{port}/") for _ in range(10)))
     keys = sorted(row["destination"] for row in await connection.fetch("select distinct destination from deliveries"))
 
-    claimed, stands_at = await deliveries.claim_fair(
+    claimed, stands_at, ended = await deliveries.claim_fair(
         connection, me, 100, share=4, saturated=[keys[1]], after=FIRST_DESTINATION
     )
 
     assert sorted(one.destination for one in claimed) == [keys[0]] * 4 + [keys[2]] * 4
-    assert stands_at == FIRST_DESTINATION, "fewer destinations than a turn: the rotation starts over"
-    later, _ = await deliveries.claim_fair(connection, me, 100, share=100, saturated=[], after=keys[1])
+    assert (stands_at, ended) == (FIRST_DESTINATION, True), "fewer destinations than a turn: it starts over"
+    later, _, _ = await deliveries.claim_fair(connection, me, 100, share=100, saturated=[], after=keys[1])
     assert {one.destination for one in later} == {keys[2]}
 
 
@@ -298,7 +350,8 @@ def scans(text: str) -> list[tuple[str, str]]:
     [
         ("claim_due", (100,), "deliveries_due"),
         ("claim_fair", (100, 10, [3], FIRST_DESTINATION, 200), "deliveries_fair"),
-        ("give_back", ([], timedelta(seconds=5)), "deliveries_leased"),
+        ("give_back", ([], [], timedelta(seconds=5)), "deliveries_leased"),
+        ("claim_suspect", (), "deliveries_suspect"),
     ],
 )
 async def test_a_hot_statement_reads_through_its_index(

@@ -15,12 +15,13 @@ from postroad.domain.dead_letter import DeadLetter, dead_letter_number
 from postroad.domain.ids import MessageId, message_text
 from postroad.domain.publication import Publication, parse_overrides
 from postroad.domain.tenant import Caller, TenantId
-from postroad.errors import InvalidField, NotFound
+from postroad.errors import InvalidDestination, InvalidField, NotFound
 from postroad.store import dead_letters
 from postroad.store.engine import Connection
 from postroad.store.filters import Filters
 
 MOST = 100
+MOST_IDS = 1_000
 
 _NOT_HERE = frozenset({"host", "path"})
 
@@ -85,7 +86,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             if selection.numbers is not None and not letters:
                 raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
             numbers = [letter.number for letter in letters]
-            ids = await _retry(context, connection, caller.tenant_id, numbers, _fields(request))
+            ids = await _retry(context, connection, caller.tenant_id, numbers, _fields(request), skip_refused=True)
         context.expect(timedelta(0))
         responses = [{"messageId": message_text(identity)} for identity in ids]
         return json({"cursor": cursor or "", "responses": responses}, 201)
@@ -128,18 +129,29 @@ async def _retry(
     tenant_id: TenantId,
     numbers: Sequence[int],
     fields: Sequence[tuple[str, str]],
+    *,
+    skip_refused: bool = False,
 ) -> list[MessageId]:
-    """Publish and remove in the caller's transaction, so that a letter is never both or neither."""
+    """Publish and remove in the caller's transaction, so that a letter is never both or neither.
+
+    A letter whose destination is refused today stays where it is when there are others.
+    """
     letters = await dead_letters.lock(connection, tenant_id, numbers)
-    group = []
+    group, retried = [], []
     for letter in letters:
         message = letter.stored.message
         options = parse_overrides(fields, message.options, limits=context.limits, now_s=context.clock.now_s())
         publication = Publication(message.url, message.body or b"", options, caller_ip=message.caller_ip)
-        group.append(context.publisher.message(tenant_id, publication))
+        try:
+            group.append(context.publisher.message(tenant_id, publication))
+        except InvalidDestination:
+            if not skip_refused:
+                raise
+        else:
+            retried.append(letter.number)
     if group:
         await context.publisher.store(connection, group)
-        await dead_letters.delete(connection, tenant_id, [letter.number for letter in letters])
+        await dead_letters.delete(connection, tenant_id, retried)
     return [new.message.id for new in group]
 
 
@@ -149,6 +161,8 @@ def _fields(request: Request) -> list[tuple[str, str]]:
 
 def _selection(query: Query) -> Selection:
     texts = query.take_all("dlqIds")
+    if texts is not None and len(texts) > MOST_IDS:
+        raise InvalidField("dlqIds", f"{len(texts)} ids", f"at most {MOST_IDS} ids")
     statuses = query.take_all("responseStatus")
     cursor = query.take("cursor")
     order = query.take("order") or "latestFirst"

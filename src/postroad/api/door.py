@@ -30,11 +30,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _PUBLISH = re.compile(rb"/+v2/publish(?:/(.*))?", re.IGNORECASE | re.DOTALL)
-_COLLAPSED_SCHEME = re.compile(r"(https?):/(?!/)", re.IGNORECASE)
+_COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
 _UPSTASH = b"upstash-"
 _HEADER_FORWARD = b"upstash-header-forward"
 _NOT_REMEMBERED = (_HEADER_FORWARD, b"upstash-not-before", b"upstash-deduplication-id")
 """What depends on other headers or on the time, or is never the same twice."""
+_MOST_REMEMBERED_BYTES = 2048
 
 
 class GoneError(Exception):
@@ -117,8 +118,10 @@ class Door:
         """Options of a publish. A publisher sends the same headers again and again, so what they mean is remembered."""
         for name, _ in telling:
             if name in _NOT_REMEMBERED:
-                rest = [] if name != _HEADER_FORWARD else [pair for pair in headers if pair not in telling]
+                rest = [pair for pair in headers if pair[0][:8] != _UPSTASH and pair[0] != b"content-type"]
                 return self._parse((*telling, *rest))
+        if sum(len(name) + len(value) for name, value in telling) > _MOST_REMEMBERED_BYTES:
+            return self._parse(telling)
         return self._remembered_options(telling)
 
     def _parse(self, fields: tuple[tuple[bytes, bytes], ...]) -> tuple[Options, Deduplication]:
@@ -188,7 +191,7 @@ def _put_right(path: str) -> str:
     """Clients say /v2/Schedules, //v2/keys and /v2/keys/; routes know one form."""
     if path.lstrip("/")[:3].lower() != "v2/":
         return path
-    _, resource, *rest = path.strip("/").split("/")
+    resource, *rest = path.strip("/").split("/")[1:] or [""]
     resource = _RESOURCES.get(resource.lower(), resource)
     rest = [part.lower() if (resource, n, part.lower()) in _ACTIONS else part for n, part in enumerate(rest)]
     return "/".join(["/v2", resource, *rest])

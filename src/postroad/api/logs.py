@@ -58,19 +58,18 @@ async def _page(context: Context, request: Request, caller: Caller) -> tuple[lis
     filters = query.take_filters()
     query.ignore("api")
     query.end()
+    wanted = None if states is None else [state for text in states for state in _states(text)]
     async with context.database.connection() as connection:
-        page = await log_events.page(
+        page, more = await log_events.page(
             connection,
             caller.tenant_id,
             filters,
-            states=None if states is None else [state for text in states for state in _states(text)],
+            states=wanted,
             after=_position(cursor, oldest_first=oldest_first) if cursor else None,
-            limit=count + 1,
+            limit=count,
             oldest_first=oldest_first,
         )
-    more = len(page) > count
-    page = page[:count]
-    return page, cursor_of(page[-1].position) if more else None, trim
+    return page, cursor_of(more) if more else None, trim
 
 
 def _states(text: str) -> tuple[State, ...]:

@@ -9,6 +9,7 @@ import orjson
 
 from postroad.errors import (
     BodyTooLarge,
+    DatabaseUnavailable,
     Forbidden,
     NotFound,
     PostroadError,
@@ -16,6 +17,7 @@ from postroad.errors import (
     Unauthenticated,
     Unavailable,
 )
+from postroad.store.engine import DataRefused, TryAgain
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,10 @@ def problem(error: PostroadError) -> Answer:
     """QStash's error shape, `{"error": "<text>"}`, with the status that fits."""
     body = orjson.dumps({"error": str(error)})
     match error:
+        case DataRefused():
+            return Answer(400, orjson.dumps({"error": "the database refuses a value of this request"}))
+        case TryAgain():
+            return problem(DatabaseUnavailable())
         case Unavailable():
             return Answer(503, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
         case Unauthenticated():

@@ -65,7 +65,9 @@ class Query:
         return query
 
     def add(self, name: str, value: str) -> None:
-        """One more value of a parameter."""
+        """One more value of a parameter. None of them has control characters, which Postgres would refuse."""
+        if not value.isprintable():
+            raise InvalidField(name, value, "printable characters")
         self.values.setdefault(_ALIASES.get(name, name), []).append(value)
 
     def take(self, name: str) -> str | None:

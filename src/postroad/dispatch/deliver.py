@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -17,12 +16,10 @@ from postroad.domain.reply import NoResponse, Reply
 from postroad.domain.request import request_headers
 from postroad.errors import InvalidDestination
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(slots=True)
 class Finished:
-    """An attempt that ended, and how; `body` is what was sent."""
+    """An attempt that ended, and how; `body` is what was sent, kept only where a callback reports it."""
 
     attempt: Attempt
     reply: Reply
@@ -47,11 +44,25 @@ async def deliver(attempt: Attempt, body: bytes, signing_key: str, means: Means)
         reply = await means.egress.send(_request(attempt, body, signing_key, means))
     except InvalidDestination as error:
         reply = NoResponse(str(error))
-    except Exception as error:  # noqa: BLE001  a defect of ours must end as a settled attempt, not as a stuck delivery
-        _log.exception("an attempt failed inside the server")
-        reply = NoResponse(f"internal error: {type(error).__name__}")
-    duration = timedelta(seconds=monotonic() - started)
-    return Finished(attempt, reply, outcome(attempt, reply, means.clock.now()), duration, body)
+    return _finished(attempt, reply, body, started, means)
+
+
+def defective(attempt: Attempt, error: Exception, means: Means) -> Finished:
+    """An attempt that came to nothing because of a defect of ours."""
+    reply = NoResponse(f"internal error: {type(error).__name__}")
+    return _finished(attempt, reply, attempt.message.body or b"", monotonic(), means)
+
+
+def _finished(attempt: Attempt, reply: Reply, body: bytes, started: float, means: Means) -> Finished:
+    options = attempt.message.options
+    is_reported = options.callback is not None or options.failure_callback is not None
+    return Finished(
+        attempt,
+        reply,
+        outcome(attempt, reply, means.clock.now()),
+        timedelta(seconds=monotonic() - started),
+        body if is_reported else b"",
+    )
 
 
 def _request(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> OutgoingRequest:

@@ -9,18 +9,21 @@ from datetime import timedelta
 
 from postroad.domain.callback import callbacks
 from postroad.domain.dead_letter import dlq_id
-from postroad.domain.message import Attempt
+from postroad.domain.message import Attempt, StoredMessage
 from postroad.domain.outcome import FAILED
 from postroad.domain.reply import NoResponse
-from postroad.errors import PostroadError
+from postroad.errors import InvalidDestination, PostroadError
 from postroad.publish import Publisher
 from postroad.store import deduplications, deliveries, dispatchers, messages, partitions
 from postroad.store.deliveries import Rescued
 from postroad.store.engine import Connection, Database
+from postroad.store.messages import NewMessage
 
 RESCUE_EVERY_S = 2.0
 PRUNE_EVERY_S = 30.0
 PARTITIONS_EVERY_S = 3600.0
+
+_NO_OUTCOME = NoResponse("the message was given up after five attempts whose outcome was lost")
 
 _log = logging.getLogger(__name__)
 
@@ -33,20 +36,24 @@ class Janitor:
         self._publisher = publisher
         self._expect = expect
 
-    async def run(self) -> None:
+    async def run(self, dispatcher_id: int) -> None:
         """Run the chores, each at its own pace, until cancelled."""
+
+        async def rescue() -> None:
+            await self.rescue(dispatcher_id)
+
         async with asyncio.TaskGroup() as chores:
-            chores.create_task(_every(RESCUE_EVERY_S, self.rescue))
+            chores.create_task(_every(RESCUE_EVERY_S, rescue))
             chores.create_task(_every(PRUNE_EVERY_S, self.prune))
             chores.create_task(_every(PARTITIONS_EVERY_S, self.make_partitions))
 
-    async def rescue(self) -> None:
-        """Give the deliveries of dispatchers that stopped beating back to everybody."""
+    async def rescue(self, dispatcher_id: int) -> None:
+        """Give the deliveries of dispatchers that stopped beating, oneself aside, back to everybody."""
         async with self._database.connection() as connection:
-            if not await dispatchers.any_dead(connection):
+            if not await dispatchers.any_dead(connection, dispatcher_id):
                 return
         async with self._database.transaction() as connection:
-            dead = await deliveries.lock_dead(connection)
+            dead = await deliveries.lock_dead(connection, dispatcher_id)
             if not dead:
                 return
             count = 0
@@ -73,23 +80,29 @@ class Janitor:
     async def _report_poison(self, connection: Connection, buried: list[Rescued]) -> None:
         """The failure callbacks of messages that were buried without an answer."""
         stored = {one.message.id: one for one in await messages.fetch(connection, [one.id for one in buried])}
-        reply = NoResponse("the message was given up after five attempts whose outcome was lost")
-        group = []
+        group: list[NewMessage] = []
         for one in buried:
-            assert one.dead_letter_id is not None
-            assert one.failed_at is not None
-            source = stored[one.id]
-            attempt = Attempt(source, lease=0, retried=one.retried, destination=0)
-            letter = dlq_id(one.dead_letter_id, one.failed_at)
-            body = source.message.body
-            if body is None:
-                body = await messages.fetch_body(connection, one.id)
-            group += [
-                self._publisher.report(source.message.tenant_id, publication, source_id=one.id)
-                for publication in callbacks(attempt, reply, FAILED, body=body, dlq_id=letter)
-            ]
+            source = stored.get(one.id)
+            if source is not None and source.message.options.failure_callback is not None:
+                group += await self._reports(connection, one, source)
         if group:
             await self._publisher.store(connection, group)
+
+    async def _reports(self, connection: Connection, buried: Rescued, source: StoredMessage) -> list[NewMessage]:
+        assert buried.dead_letter_id is not None
+        assert buried.failed_at is not None
+        message = source.message
+        body = message.body if message.body is not None else await messages.fetch_body(connection, message.id)
+        attempt = Attempt(source, lease=0, retried=buried.retried, destination=0)
+        letter = dlq_id(buried.dead_letter_id, buried.failed_at)
+        try:
+            return [
+                self._publisher.report(message.tenant_id, publication, source_id=message.id)
+                for publication in callbacks(attempt, _NO_OUTCOME, FAILED, body=body, dlq_id=letter)
+            ]
+        except InvalidDestination as error:
+            _log.warning("a callback of %s is dropped: %s", message.id, error)
+            return []
 
 
 async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
@@ -99,4 +112,6 @@ async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
             await chore()
         except PostroadError as error:
             _log.warning("%s: %s", chore.__name__, error)
+        except Exception:  # noqa: BLE001  a right that is missing must not take the deliveries down with it
+            _log.exception("a chore failed and is tried again")
         await asyncio.sleep(seconds)

@@ -13,7 +13,7 @@ from typing import assert_never
 from postroad.dispatch.deliver import Finished
 from postroad.domain.callback import callbacks
 from postroad.domain.dead_letter import dlq_id
-from postroad.domain.ids import MessageId
+from postroad.domain.message import Attempt
 from postroad.domain.outcome import Delivered, Failed, Retry, error_text
 from postroad.domain.reply import NoResponse, Response
 from postroad.errors import InvalidDestination, Unavailable
@@ -24,6 +24,11 @@ from postroad.store.messages import NewMessage, header_text
 from postroad.telemetry import attempt_ended
 
 BATCH = 500
+BATCH_BYTES = 8 * 1024 * 1024
+WAITING = 5_000
+WAITING_BYTES = 128 * 1024 * 1024
+"""Above this no new attempts are started until the database has caught up."""
+
 _LONGEST_PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -36,80 +41,101 @@ class Settler:
         *,
         database: Database,
         publisher: Publisher,
-        gone: Callable[[Sequence[MessageId]], None],
+        gone: Callable[[Sequence[Attempt]], None],
         expect: Callable[[timedelta], None],
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._gone = gone
         self._expect = expect
-        self._finished: deque[Finished] = deque()
+        self._finished: deque[tuple[Finished, int]] = deque()
+        self._bytes = 0
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def add(self, finished: Finished) -> None:
         """Have an attempt settled, soon."""
-        self._finished.append(finished)
+        size = _size(finished)
+        self._finished.append((finished, size))
+        self._bytes += size
         self._arrived.set()
         self._idle.clear()
 
     @property
-    def waiting(self) -> int:
-        """Finished attempts that no batch has taken yet."""
-        return len(self._finished)
+    def is_full(self) -> bool:
+        """Whether so much waits to be settled that nothing more should be attempted."""
+        return len(self._finished) > WAITING or self._bytes > WAITING_BYTES
 
     async def settled(self) -> None:
         """Until nothing is left to settle."""
         await self._idle.wait()
 
+    def drop(self) -> None:
+        """Forget what waits: its leases are lost, others make these attempts again."""
+        self._finished.clear()
+        self._bytes = 0
+        self._arrived.clear()
+        self._idle.set()
+
     async def run(self, dispatcher_id: int) -> None:
         """Settle for this dispatcher, batch after batch, until cancelled."""
-        if not self._finished:
-            self._idle.set()
         while True:
             await self._arrived.wait()
-            batch = [self._finished.popleft() for _ in range(min(BATCH, len(self._finished)))]
-            if not self._finished:
-                self._arrived.clear()
+            batch = self._take()
             await self._settle_until_known(dispatcher_id, batch)
-            self._gone([finished.attempt.message.id for finished in batch])
+            self._gone([finished.attempt for finished in batch])
             if not self._finished:
                 self._idle.set()
 
-    async def _settle_until_known(self, dispatcher_id: int, batch: list[Finished]) -> None:
+    def _take(self) -> list[Finished]:
+        batch: list[Finished] = []
+        total = 0
+        while self._finished and len(batch) < BATCH and (not batch or total + self._finished[0][1] <= BATCH_BYTES):
+            finished, size = self._finished.popleft()
+            batch.append(finished)
+            total += size
+        self._bytes -= total
+        if not self._finished:
+            self._arrived.clear()
+        return batch
+
+    async def _settle_until_known(self, dispatcher_id: int, batch: list[Finished], refusals: int = 0) -> None:
         """Repeat until the database has answered. Rows that do not come back were settled or lost: both final."""
         pause = 0.02
         while True:
             try:
-                await self._settle(dispatcher_id, batch)
-            except TryAgain:
-                continue
+                await self._settle(dispatcher_id, batch, silent=refusals > 1)
             except DataRefused as error:
-                await self._settle_apart(dispatcher_id, batch, error)
+                await self._settle_apart(dispatcher_id, batch, error, refusals)
                 return
-            except Unavailable as error:
+            except (TryAgain, Unavailable) as error:
                 _log.warning("settling %d attempts waits for the database: %s", len(batch), error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:
                 return
 
-    async def _settle_apart(self, dispatcher_id: int, batch: list[Finished], error: DataRefused) -> None:
-        """Halve a batch that the database refuses. What stands alone at the end is settled without its response."""
+    async def _settle_apart(self, dispatcher_id: int, batch: list[Finished], error: DataRefused, refusals: int) -> None:
+        """Halve a batch that the database refuses, until the culprit stands alone.
+
+        That one is settled without its response, then without its callbacks; if even this is refused, it is left to the
+        next beat, which gives it back.
+        """
         if len(batch) > 1:
             half = len(batch) // 2
-            await self._settle_until_known(dispatcher_id, batch[:half])
-            await self._settle_until_known(dispatcher_id, batch[half:])
+            await self._settle_until_known(dispatcher_id, batch[:half], refusals)
+            await self._settle_until_known(dispatcher_id, batch[half:], refusals)
             return
         [finished] = batch
-        _log.error("the response to %s cannot be stored and is dropped: %s", finished.attempt.message.id, error)
-        bare = NoResponse("the response could not be stored")
-        await self._settle_until_known(dispatcher_id, [replace(finished, reply=bare)])
+        _log.error("the outcome of the attempt at %s is refused: %s", finished.attempt.message.id, error)
+        if refusals < 2:
+            bare = replace(finished, reply=NoResponse("the response could not be stored"))
+            await self._settle_until_known(dispatcher_id, [bare], refusals + 1)
 
-    async def _settle(self, dispatcher_id: int, batch: list[Finished]) -> None:
+    async def _settle(self, dispatcher_id: int, batch: list[Finished], *, silent: bool) -> None:
         settlements = [_settlement(finished) for finished in batch]
-        if not any(_is_reported(finished) for finished in batch):
+        if silent or not any(_is_reported(finished) for finished in batch):
             async with self._database.single() as connection:
                 settled = await settle(connection, dispatcher_id, settlements)
             reported = False
@@ -159,6 +185,16 @@ class Settler:
                 # It was valid when the source was published, so only a newer version's rules get here.
                 _log.warning("a callback of %s is dropped: %s", message.id, error)
         return reports
+
+
+def _size(finished: Finished) -> int:
+    """About how many bytes the settlement sends to the database; a callback holds both bodies in base64."""
+    answer = len(finished.reply.body) if isinstance(finished.reply, Response) else 0
+    if not _is_reported(finished):
+        return answer
+    options = finished.attempt.message.options
+    reports = (options.callback is not None) + (options.failure_callback is not None)
+    return answer + reports * 4 * (answer + len(finished.body)) // 3
 
 
 def _is_reported(finished: Finished) -> bool:

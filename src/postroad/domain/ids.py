@@ -20,7 +20,7 @@ _DAY_MS = 86_400_000
 
 
 class IdMint:
-    """Makes the message ids of one process, each greater than the one before.
+    """Makes the message ids of one process, each greater than the one before unless the clock was set back far.
 
     Not safe for threads, and not to be shared with a forked child: make one where it is used. Ids of two mints are
     ordered by their milliseconds only.
@@ -34,13 +34,14 @@ class IdMint:
     def message_id(self, now_ms: int) -> MessageId:
         """An id for the Unix millisecond now_ms (below 2⁴⁸), greater than every earlier one of this mint.
 
-        Within a millisecond, and while the clock stands behind the last id, the tail grows by a random step of 1 to
-        2³², so that an id does not betray the next. A tail that is used up borrows from the following millisecond.
+        Within a millisecond, and while the clock is up to ten seconds behind the last id, the tail grows by a random
+        step of 1 to 2³², so that an id does not betray the next. A tail that is used up borrows from the next one. A
+        clock that had been further ahead is not followed, and ids go back with it: its days may have no partition yet.
         """
         high, low, step = next(self._random, None) or self._more_random()
         tail = self._tail + step + 1
-        if now_ms > self._ms or tail > _LARGEST_TAIL:
-            self._ms = max(now_ms, self._ms + 1)
+        if now_ms > self._ms or tail > _LARGEST_TAIL or self._ms - now_ms > _LONGEST_STEP_BACK_MS:
+            self._ms = now_ms if self._ms - now_ms > _LONGEST_STEP_BACK_MS else max(now_ms, self._ms + 1)
             tail = (high & 0x1FF) << 64 | low  # The 74th bit stays clear: at least 2⁴¹ ids fit into what is left.
         self._tail = tail
         return MessageId(uuid.UUID(int=self._ms << 80 | (tail >> 62) << 64 | tail & _LOW_62_BITS | _VERSION_7))
@@ -52,6 +53,7 @@ class IdMint:
 
 
 _LARGEST_TAIL = (1 << 74) - 1
+_LONGEST_STEP_BACK_MS = 10_000
 _LOW_62_BITS = (1 << 62) - 1
 _VERSION_7 = 7 << 76 | 0b10 << 62
 _VERSION_7_MASK = 15 << 76 | 0b11 << 62

@@ -247,8 +247,8 @@ def _expression(text: str, limits: Limits) -> str:
 def _by_id(text: str, limits: Limits) -> ById:
     if ":" in text:
         raise InvalidDeduplicationId
-    if not text or len(text) > limits.max_deduplication_id_length:
-        raise InvalidValue(text, f"1 to {limits.max_deduplication_id_length} characters")
+    if not text or len(text) > limits.max_deduplication_id_length or not text.isprintable():
+        raise InvalidValue(text, f"1 to {limits.max_deduplication_id_length} printable characters")
     return ById(text)
 
 
@@ -263,6 +263,8 @@ def _boolean(text: str, limits: Limits) -> bool:
 
 def _labels(text: str, limits: Limits) -> tuple[str, ...]:
     labels = tuple(dict.fromkeys(label for part in text.split(",") if (label := part.strip())))
+    if any(not label.isprintable() for label in labels):
+        raise InvalidValue(text, "printable characters")
     if len(labels) > limits.max_labels or any(len(label) > limits.max_label_length for label in labels):
         raise InvalidValue(text, f"at most {limits.max_labels} labels of at most {limits.max_label_length} characters")
     return labels

@@ -9,5 +9,5 @@ asked as (
 logged as (
   insert into cancellations (message_id, tenant_id, canceled_at)
   select id, $1, case when state <> 2 then now() end from target
-  on conflict (message_id) do nothing)
+  on conflict (message_id) do update set canceled_at = coalesce(cancellations.canceled_at, excluded.canceled_at))
 select id from target

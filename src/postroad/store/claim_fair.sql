@@ -12,6 +12,7 @@ due as materialized (
   select c.id from turn cross join lateral (
     select id from deliveries d
     where d.state = 1 and d.flow_key_id is null and d.destination = turn.destination and d.due_at <= now()
+      and d.unsettled_claims < 2
     order by d.due_at limit $3 for update skip locked) c
   where exists (select from self) and turn.destination is not null and turn.destination <> all($4::bigint[]) limit $2),
 claimed as (

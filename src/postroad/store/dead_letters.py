@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-from sqlalchemy import Select, func, select
+from sqlalchemy import BigInteger, Select, any_, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.dead_letter import DeadLetter
 from postroad.domain.tenant import TenantId
@@ -49,7 +50,9 @@ async def delete(connection: Connection, tenant_id: TenantId, numbers: Sequence[
     """Delete dead letters by number; gives how many there were."""
     query = (
         dead_letters.delete()
-        .where(dead_letters.c.tenant_id == tenant_id, dead_letters.c.id.in_(numbers))
+        .where(
+            dead_letters.c.tenant_id == tenant_id, dead_letters.c.id == any_(literal(list(numbers), ARRAY(BigInteger)))
+        )
         .returning(dead_letters.c.id)
     )
     return len(await run(connection, query))
@@ -84,13 +87,13 @@ def _matching(
         .where(letter.tenant_id == tenant_id, *on_message(messages, filters))
     )
     if filters.message_ids is not None:
-        query = query.where(letter.message_id.in_(filters.message_ids))
+        query = query.where(letter.message_id == any_(literal(list(filters.message_ids), ARRAY(UUID))))
     if filters.since is not None:
         query = query.where(letter.failed_at >= filters.since)
     if filters.until is not None:
         query = query.where(letter.failed_at <= filters.until)
     if numbers is not None:
-        query = query.where(letter.id.in_(numbers))
+        query = query.where(letter.id == any_(literal(list(numbers), ARRAY(BigInteger))))
     if statuses is not None:
         query = query.where(func.coalesce(letter.status, 0).in_(statuses))
     return query

@@ -14,6 +14,7 @@ from postroad.store.engine import Connection, statement
 
 _CLAIM_DUE = statement("claim_due")
 _CLAIM_FAIR = statement("claim_fair")
+_CLAIM_SUSPECT = statement("claim_suspect")
 _SETTLE = statement("settle")
 _CANCEL = statement("cancel")
 _LOCK_DEAD = statement("lock_dead")
@@ -85,20 +86,27 @@ async def claim_due(connection: Connection, dispatcher_id: int, limit: int) -> l
     return [_claimed(row) for row in await connection.fetch(_CLAIM_DUE, dispatcher_id, limit)]
 
 
+async def claim_suspect(connection: Connection, dispatcher_id: int) -> list[Claimed]:
+    """Claim one due delivery that has lost dispatchers before."""
+    return [_claimed(row) for row in await connection.fetch(_CLAIM_SUSPECT, dispatcher_id)]
+
+
 async def claim_fair(
     connection: Connection, dispatcher_id: int, limit: int, *, share: int, saturated: Iterable[int], after: int
-) -> tuple[list[Claimed], int]:
+) -> tuple[list[Claimed], int, bool]:
     """Claim up to share due deliveries of each destination that is not saturated, going on from the rotation's place.
 
-    Gives what was claimed, and the place where the rotation stands now.
+    Gives what was claimed, the place where the rotation goes on, and whether it has been round.
     """
     rows = await connection.fetch(
         _CLAIM_FAIR, dispatcher_id, limit, share, list(saturated), after, _DESTINATIONS_A_TURN
     )
-    stands_at = rows[0]["stands_at"]
-    ended = rows[0]["seen"] < _DESTINATIONS_A_TURN
     claimed = [_claimed(row) for row in rows if row["id"] is not None]
-    return claimed, FIRST_DESTINATION if ended or stands_at is None else stands_at
+    if len(claimed) >= limit:
+        return claimed, max(one.destination for one in claimed), False
+    if rows[0]["seen"] < _DESTINATIONS_A_TURN or rows[0]["stands_at"] is None:
+        return claimed, FIRST_DESTINATION, True
+    return claimed, rows[0]["stands_at"], False
 
 
 async def settle(connection: Connection, dispatcher_id: int, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -154,34 +162,21 @@ async def release_now(connection: Connection, tenant_id: TenantId, message_id: M
 
 
 async def give_back(
-    connection: Connection, dispatcher_id: int, in_memory: Sequence[MessageId], *, older_than: timedelta
-) -> list[MessageId]:
-    """Return deliveries that are leased to the dispatcher but not in its memory."""
-    rows = await connection.fetch(_GIVE_BACK, dispatcher_id, in_memory, older_than)
-    return [row["id"] for row in rows]
+    connection: Connection,
+    dispatcher_id: int,
+    in_memory: Sequence[tuple[MessageId, int]] = (),
+    *,
+    older_than: timedelta = timedelta(0),
+) -> int:
+    """Return deliveries that are leased to the dispatcher, but not under a lease in its memory; gives how many."""
+    ids, leases = [one for one, _ in in_memory], [lease for _, lease in in_memory]
+    count: int = await connection.fetchval(_GIVE_BACK, dispatcher_id, ids, leases, older_than)
+    return count
 
 
-async def hand_back(connection: Connection, dispatcher_id: int, attempts: Sequence[tuple[MessageId, int]]) -> None:
-    """Return deliveries whose attempt was not made or was broken off, as if they had not been claimed."""
-    await connection.execute(
-        """
-        with held as materialized (
-          select id from deliveries
-          where id = any($2::uuid[]) and state = 2 and dispatcher_id = $1 order by id for update)
-        update deliveries d
-        set state = 1, dispatcher_id = null, active_at = null, due_at = now(), unsettled_claims = unsettled_claims - 1
-        where d.id = any(array(select id from held))
-          and (d.id, d.lease) in (select * from unnest($2::uuid[], $3::bigint[]))
-        """,
-        dispatcher_id,
-        [message_id for message_id, _ in attempts],
-        [lease for _, lease in attempts],
-    )
-
-
-async def lock_dead(connection: Connection) -> list[int]:
-    """Dispatchers that stopped beating, locked so that no lease can be born for them."""
-    return [row["id"] for row in await connection.fetch(_LOCK_DEAD)]
+async def lock_dead(connection: Connection, but: int) -> list[int]:
+    """Dispatchers that stopped beating, oneself aside, locked so that no lease can be born for them."""
+    return [row["id"] for row in await connection.fetch(_LOCK_DEAD, but)]
 
 
 async def rescue(connection: Connection, dead: Sequence[int]) -> list[Rescued]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from postroad.store import deliveries
 from postroad.store.engine import Connection, affected
 
 ALIVE_FOR = timedelta(seconds=10)
@@ -20,13 +21,25 @@ async def register(connection: Connection, node: str) -> int:
 
 
 async def beat(connection: Connection, dispatcher_id: int) -> bool:
-    """Stay alive. False when the dispatcher was declared dead: it holds nothing any more and has to start over."""
+    """Stay alive. False when the dispatcher was declared dead: it holds nothing any more and has to start over.
+
+    Rescue deletes the row in the transaction that takes the deliveries: as long as there is a row, nothing was taken,
+    however late the beat is.
+    """
     status = await connection.execute(
-        "update dispatchers set alive_until = now() + $2::interval where id = $1 and alive_until > now()",
-        dispatcher_id,
-        ALIVE_FOR,
+        "update dispatchers set alive_until = now() + $2::interval where id = $1", dispatcher_id, ALIVE_FOR
     )
     return affected(status) == 1
+
+
+async def sign_off(connection: Connection, dispatcher_id: int) -> None:
+    """Give everything back and be gone, in the caller's transaction.
+
+    The row is locked first, so that a hand-over under way is either seen here or finds no living dispatcher.
+    """
+    await connection.fetch("select id from dispatchers where id = $1 for update", dispatcher_id)
+    await deliveries.give_back(connection, dispatcher_id)
+    await forget(connection, [dispatcher_id])
 
 
 async def forget(connection: Connection, dispatcher_ids: Sequence[int]) -> None:
@@ -34,9 +47,12 @@ async def forget(connection: Connection, dispatcher_ids: Sequence[int]) -> None:
     await connection.execute("delete from dispatchers where id = any($1::bigint[])", list(dispatcher_ids))
 
 
-async def any_dead(connection: Connection) -> bool:
-    """Whether a dispatcher stopped beating; cheaper than locking to find out."""
-    return await connection.fetchval("select true from dispatchers where alive_until < now() limit 1") is True
+async def any_dead(connection: Connection, but: int) -> bool:
+    """Whether a dispatcher, oneself aside, stopped beating; cheaper than locking to find out."""
+    found = await connection.fetchval(
+        "select true from dispatchers where alive_until < now() and id <> $1 limit 1", but
+    )
+    return found is True
 
 
 async def declare_all_dead(connection: Connection) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 from sqlalchemy import Executable
@@ -61,25 +61,19 @@ async def run(connection: Connection, query: Executable) -> list[Row]:
 class Database:
     """A pool of connections. Nothing but `store` looks inside."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(self, url: str, pool: asyncpg.Pool[asyncpg.Record], at_most: asyncio.Semaphore | None = None) -> None:
+        self._url = url
         self._pool = pool
+        self._at_most = at_most
 
     @classmethod
     async def connect(cls, url: str, *, connections: int = 10) -> Database:
         """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`."""
         try:
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=connections,
-                command_timeout=CALL_DEADLINE_S,
-                timeout=CALL_DEADLINE_S,
-                reset=_leave_as_it_is,
-                server_settings={"application_name": "postroad", "jit": "off"},
-            )
+            pool = await _pool(url, 1, connections)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
             raise Misconfigured(f"cannot connect to the database: {error}") from error
-        database = cls(pool)
+        database = cls(url, pool)
         try:
             async with database.connection() as connection:
                 await check_fitness(connection)
@@ -88,11 +82,24 @@ class Database:
             raise
         return database
 
+    def limited(self, connections: int) -> Database:
+        """The same pool for users who may hold only so many of its connections at a time."""
+        return Database(self._url, self._pool, asyncio.Semaphore(connections))
+
+    @asynccontextmanager
+    async def separate(self) -> AsyncIterator[Database]:
+        """A connection of its own to the same server, which nobody can keep busy."""
+        own = Database(self._url, await _pool(self._url, 0, 1))
+        try:
+            yield own
+        finally:
+            await own.close()
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection outside a transaction. Raises `DatabaseUnavailable`, `DataRefused` or `TryAgain`."""
         with _translating():
-            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+            async with self._acquired() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -102,7 +109,7 @@ class Database:
         A commit without an answer, or one that the server comments on, raises `OutcomeUnknown`.
         """
         with _translating():
-            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+            async with self._acquired() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
                 try:
@@ -128,7 +135,7 @@ class Database:
         synchronous standby, a commit whose wait was cancelled is answered as a success with a warning.
         """
         with _translating():
-            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+            async with self._acquired() as connection:
                 with _Notices(connection) as notices:
                     try:
                         yield connection
@@ -137,6 +144,20 @@ class Database:
                 if notices:
                     raise OutcomeUnknown
 
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        if self._at_most is None:
+            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+                yield connection
+            return
+        async with asyncio.timeout(CALL_DEADLINE_S):
+            await self._at_most.acquire()
+        try:
+            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
+                yield connection
+        finally:
+            self._at_most.release()
+
     async def close(self) -> None:
         """Close all connections, at the latest after the call deadline."""
         try:
@@ -144,6 +165,24 @@ class Database:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+
+async def _pool(url: str, least: int, most: int) -> asyncpg.Pool[asyncpg.Record]:
+    return await asyncpg.create_pool(
+        url,
+        min_size=least,
+        max_size=most,
+        command_timeout=CALL_DEADLINE_S,
+        timeout=CALL_DEADLINE_S,
+        reset=_leave_as_it_is,
+        server_settings={
+            "application_name": "postroad",
+            "default_transaction_isolation": "read committed",
+            "idle_in_transaction_session_timeout": "60s",
+            "lock_timeout": "8s",
+            "jit": "off",
+        },
+    )
 
 
 @asynccontextmanager
@@ -231,6 +270,3 @@ async def _leave_as_it_is(_: Connection) -> None:
 def affected(status: str) -> int:
     """The number of rows in a command tag such as `UPDATE 3`."""
     return int(status.rpartition(" ")[2])
-
-
-Arguments: TypeAlias = Sequence[Any]

@@ -14,6 +14,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    any_,
     case,
     cast,
     exists,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import UUID
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.ids import MessageId
 from postroad.domain.log import Event, Position, State
@@ -61,22 +62,26 @@ async def page(
     after: Position | None,
     limit: int,
     oldest_first: bool = False,
-) -> list[Event]:
-    """Up to limit events, the newest first unless said otherwise, that lie beyond `after`.
+) -> tuple[list[Event], Position | None]:
+    """Up to limit events beyond `after`, the newest first unless said otherwise; and the last one if there are more.
 
     Going down by (instant, message, ordinal) neither repeats nor skips an event, whatever is written meanwhile.
     """
     wanted = frozenset(states) if states is not None else frozenset(State)
     parts = [
-        _part(source, tenant_id, filters, wanted, after, limit, oldest_first)
+        _part(source, tenant_id, filters, wanted, after, limit + 1, oldest_first)
         for source in _sources()
         if source.states & wanted
     ]
+    if not parts:
+        return [], None
     merged = union_all(*parts).subquery()
     keys = (merged.c.at, merged.c.message_id, merged.c.n)
     order = keys if oldest_first else tuple(key.desc() for key in keys)
-    rows = await run(connection, select(merged).order_by(*order).limit(limit))
-    return await _with_details(connection, rows)
+    rows = await run(connection, select(merged).order_by(*order).limit(limit + 1))
+    last = rows[limit - 1] if len(rows) > limit else None
+    more = None if last is None else Position(last["at"], last["message_id"], last["n"])
+    return await _with_details(connection, rows[:limit]), more
 
 
 def _sources() -> list[_Source]:
@@ -159,7 +164,7 @@ def _part(
     if not source.states <= wanted:
         query = query.where(source.state.in_([state.value for state in source.states & wanted]))
     if filters.message_ids is not None:
-        query = query.where(message_id.in_(filters.message_ids))
+        query = query.where(message_id == any_(literal(list(filters.message_ids), ARRAY(UUID))))
     if filters.since is not None:
         query = query.where(at >= filters.since)
     if filters.until is not None:
@@ -191,7 +196,8 @@ async def _attempts(connection: Connection, keys: Sequence[tuple[MessageId, int]
         return []
     return await connection.fetch(
         """
-        select a.message_id, a.lease, a.outcome, a.status, a.reason, a.header, a.body, a.next_due_at
+        select a.message_id, a.lease, a.outcome, a.status, a.reason, a.header,
+          substring(a.body for 65536) as body, a.next_due_at
         from (select distinct * from unnest($1::uuid[], $2::bigint[]) as k(message_id, lease)) k
         join attempts a on a.message_id = k.message_id and a.lease = k.lease
         """,

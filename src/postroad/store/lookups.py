@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import any_, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.ids import MessageId
 from postroad.domain.message import StoredMessage
@@ -46,7 +47,7 @@ async def unfinished_ids(
     if after is not None:
         query = query.where(deliveries.c.id > after)
     if filters.message_ids is not None:
-        query = query.where(deliveries.c.id.in_(filters.message_ids))
+        query = query.where(deliveries.c.id == any_(literal(list(filters.message_ids), ARRAY(UUID))))
     if filters.are_on_messages or filters.since is not None or filters.until is not None:
         query = query.join(messages, messages.c.id == deliveries.c.id).where(*on_message(messages, filters))
         if filters.since is not None:

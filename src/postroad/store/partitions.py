@@ -20,7 +20,12 @@ async def make(connection: Connection) -> None:
     """
     await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
     today: date = await connection.fetchval("select (now() at time zone 'utc')::date")
-    present = {row["relname"] for row in await connection.fetch("select relname from pg_class where relkind = 'r'")}
+    present = {
+        row["relname"]
+        for row in await connection.fetch(
+            "select relname from pg_class where relkind = 'r' and relnamespace = current_schema()::regnamespace"
+        )
+    }
     for day in (today + timedelta(days=n) for n in range(-1, DAYS_AHEAD + 1)):
         following = day + timedelta(days=1)
         bounds = {
@@ -40,7 +45,8 @@ async def make(connection: Connection) -> None:
 async def days_left(connection: Connection) -> int:
     """For how many whole days from now on partitions exist."""
     newest: str | None = await connection.fetchval(
-        "select max(relname) from pg_class where relname like 'messages_20______' and relkind = 'r'"
+        "select max(relname) from pg_class where relname like 'messages_20______' and relkind = 'r' "
+        "and relnamespace = current_schema()::regnamespace"
     )
     today: date = await connection.fetchval("select (now() at time zone 'utc')::date")
     if newest is None:

@@ -54,7 +54,7 @@ async def dial(
             if tls and isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError)):
                 return NoResponse(tls_reason(error))
             place = f"[{ip}]:{url.port}" if ":" in ip else f"{ip}:{url.port}"
-            what = f"no connection after {share:.3g} s" if waiting.expired() else _words(error)
+            what = f"no connection after {round(share, 1):g} s" if waiting.expired() else _words(error)
             reason = NoResponse(f"{what}: {place}")
         except BaseException:
             connection.forsake()

@@ -1,0 +1,137 @@
+"""The loop that claims due deliveries within the free slots."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+
+from postroad.dispatch.slots import Slots
+from postroad.dispatch.waker import Waker
+from postroad.domain.ids import MessageId
+from postroad.domain.message import Attempt
+from postroad.errors import PostroadError
+from postroad.store import deliveries, messages
+from postroad.store.deliveries import FIRST_DESTINATION, Claimed, Ended, Settlement
+from postroad.store.engine import Connection, Database
+
+_PAUSE_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Claimer:
+    """Claims by due time while there is room for anybody, and fairly over destinations when there is not.
+
+    `backlogged` says that the last claim came back full: then nothing is handed over, or the backlog would starve.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        slots: Slots,
+        waker: Waker,
+        start: Callable[[Attempt], None],
+        may_claim: Callable[[], bool],
+        leasing: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.backlogged = False
+        self._database = database
+        self._slots = slots
+        self._waker = waker
+        self._start = start
+        self._may_claim = may_claim
+        self._leasing = leasing
+        self._rotation = FIRST_DESTINATION
+        self._suspect: MessageId | None = None
+
+    def slot_freed(self) -> None:
+        """Look for more work when enough of the slots are free for a claim to be worth it."""
+        if self.backlogged and self._slots.free >= self._slots.total // 8:
+            self._waker.wake()
+
+    def ended(self, attempt: Attempt) -> None:
+        """An attempt is over."""
+        if self._suspect == attempt.message.id:
+            self._suspect = None
+        self.slot_freed()
+
+    async def run(self, dispatcher_id: int) -> None:
+        """Claim, turn after turn, until cancelled."""
+        more = False
+        while True:
+            try:
+                more = self._may_claim() and await self._turn(dispatcher_id)
+            except PostroadError as error:
+                more = False
+                _log.warning("claiming waits for the database: %s", error)
+                await asyncio.sleep(_PAUSE_S)
+            if not more:
+                await self._waker.wait(busy=self._slots.in_use > 0)
+
+    async def _turn(self, dispatcher_id: int) -> bool:
+        """One claim. True when there may be more to claim right now."""
+        limit = min(self._slots.open_to_any, messages.FETCH_LIMIT)
+        async with self._database.connection() as connection:
+            if limit:
+                wait = await deliveries.until_next_due(connection)
+                if wait is None or wait > timedelta(0):
+                    self.backlogged = False
+                    if wait is not None:
+                        self._waker.expect(wait)
+                    return False
+                with self._leasing():
+                    claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
+                    if not claimed:
+                        claimed = await self._claim_suspect(connection, dispatcher_id)
+                    self.backlogged = len(claimed) >= limit
+                    await self._begin(connection, dispatcher_id, claimed)
+                return self.backlogged
+            limit = min(self._slots.free, messages.FETCH_LIMIT)
+            if not limit:
+                return False
+            with self._leasing():
+                claimed, self._rotation, ended = await deliveries.claim_fair(
+                    connection,
+                    dispatcher_id,
+                    limit,
+                    share=max(1, self._slots.share // 4),
+                    saturated=self._slots.saturated(),
+                    after=self._rotation,
+                )
+                self.backlogged = bool(claimed)
+                await self._begin(connection, dispatcher_id, claimed)
+            return bool(claimed) or not ended
+
+    async def _claim_suspect(self, connection: Connection, dispatcher_id: int) -> list[Claimed]:
+        """A message that has lost several dispatchers travels alone, so that it takes no other with it."""
+        if self._suspect is not None:
+            return []
+        claimed = await deliveries.claim_suspect(connection, dispatcher_id)
+        if claimed:
+            self._suspect = claimed[0].id
+        return claimed
+
+    async def _begin(self, connection: Connection, dispatcher_id: int, claimed: Sequence[Claimed]) -> None:
+        """Start the attempts of a claim. What cannot be fetched now stays leased, and a beat gives it back."""
+        if not claimed:
+            return
+        by_id = {one.id: one for one in claimed}
+        for one in claimed:
+            self._slots.take(one.destination)
+        try:
+            for stored in await messages.fetch(connection, list(by_id)):
+                one = by_id.pop(stored.message.id)
+                self._start(Attempt(stored, one.lease, one.retried, one.destination))
+        finally:
+            for one in by_id.values():
+                self._slots.release(one.destination)
+                if one.id == self._suspect:
+                    self._suspect = None
+        if by_id:
+            _log.error("the messages of %d deliveries are missing, they are given up", len(by_id))
+            reason = "the message is missing"
+            gone = [Settlement(one.id, one.lease, Ended.FAILED, timedelta(0), reason=reason) for one in by_id.values()]
+            await deliveries.settle(connection, dispatcher_id, gone)

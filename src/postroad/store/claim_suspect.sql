@@ -1,0 +1,11 @@
+-- $1 dispatcher. One message that has lost two dispatchers already: it is claimed alone, or whatever is claimed with it
+-- would share its fate each time.
+with self as materialized (select id from dispatchers where id = $1 and alive_until > now() for key share),
+due as materialized (
+  select id from deliveries
+  where state = 1 and flow_key_id is null and due_at <= now() and unsettled_claims >= 2 and exists (select from self)
+  order by due_at limit 1 for update skip locked)
+update deliveries d
+set state = 2, dispatcher_id = $1, lease = lease + 1, active_at = now(), unsettled_claims = unsettled_claims + 1
+where d.id = any(array(select id from due))
+returning d.id, d.lease, d.retried, d.destination
