@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,7 +34,10 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of a PostgreSQL server's maintenance database."""
+    """URL of a PostgreSQL server's maintenance database: an embedded one, or the one of TEST_POSTGRES_URL."""
+    if url := os.environ.get("TEST_POSTGRES_URL"):
+        yield url
+        return
     memory = Path("/dev/shm")
     in_memory = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     directory = Path(tempfile.mkdtemp(prefix="postroad-tests-", dir=memory if in_memory else None))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -232,3 +234,29 @@ async def test_dev_prints_what_to_paste_and_where_it_runs(run: Run, start: Start
     assert "dev" in out2
     assert url.startswith("http://127.0.0.1:")
     assert KEYS.current
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A directory that an ordinary user may enter, for a server of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="postroad-cli-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_a_token_can_be_made_while_dev_runs_and_when_it_does_not(
+    start: Start, run: Run, receiver: Receiver, data_dir: Path
+) -> None:
+    server = await start("dev", "--port", "0", "--data-dir", str(data_dir))
+    url = await until_ready(server)
+    code, token, err = await run("token", "create", data_dir=str(data_dir))
+    assert code == 0, err
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token.strip()}"}) as client:
+        assert (await client.post(f"{url}/v2/publish/{receiver.url()}")).status_code == 201
+    code, _, err = await run("dev", "--port", "0", "--data-dir", str(data_dir))
+    assert (code, err) == (1, f"postroad: {data_dir} is in use by another postroad process (pid {server.pid})\n")
+    server.send_signal(signal.SIGTERM)
+    await server.communicate()
+
+    assert (await run("token", "create", data_dir=str(data_dir)))[0] == 0

@@ -135,13 +135,17 @@ def keys_rotate(tenant: Tenant = "default") -> None:
 
 
 def _with_database(work: Callable[[str], Awaitable[T]]) -> T:
-    """Run database work on the configured server, or on the embedded one of `dev` when there is none."""
+    """Run database work on the configured server, else on the embedded one of `dev`, whether that runs or not."""
     import asyncio
 
     from postroad.dev import database_url
+    from postroad.store import embedded
 
     async def run(url: str) -> T:
         return await work(url)
 
-    with database_url(settings.load()) as url:
+    chosen = settings.load()
+    if chosen.database_url is None and (url := embedded.url_in_use(chosen.data_dir)) is not None:
+        return asyncio.run(run(url))
+    with database_url(chosen) as url:
         return asyncio.run(run(url))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from io import FileIO
 from pathlib import Path
 from subprocess import PIPE
 from urllib.parse import quote
@@ -37,6 +38,8 @@ SETTINGS = """
 CREATE = r"SELECT format('CREATE DATABASE %I', :'name') WHERE :'name' NOT IN (SELECT datname FROM pg_database) \gexec"
 
 log = logging.getLogger(__name__)
+LOCK = "postroad.lock"
+
 Process = subprocess.Popen[bytes]
 
 
@@ -78,7 +81,7 @@ def start(data_dir: Path, *, database: str = "postroad", extra_settings: Mapping
         with ExitStack() as held:
             data_dir.mkdir(parents=True, exist_ok=True)
             data_dir = data_dir.resolve()
-            _lock(data_dir / "postroad.lock", held)
+            lock = _lock(data_dir / LOCK, held)
             account = _account(data_dir / "postgres")
             binaries = _binaries(account)
             cluster = _cluster(data_dir / "postgres", binaries, account)
@@ -94,6 +97,7 @@ def start(data_dir: Path, *, database: str = "postroad", extra_settings: Mapping
             server = ("-h", str(socket_dir), "-U", "postgres", "-d", "postgres", "-v", f"name={database}")
             _run(Account(), binaries / "psql", "-Xq", "-v", "ON_ERROR_STOP=1", *server, stdin=CREATE)
             url = f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(socket_dir))}&port=5432"
+            lock.write(f"\n{url}".encode())
             return EmbeddedPostgres(url, data_dir, process.pid, held.pop_all())
     except OSError as error:  # a file, a chown or a program that the system refuses: the operator's to allow
         raise Misconfigured(f"the embedded PostgreSQL cannot run in {data_dir}: {error}") from error
@@ -104,16 +108,28 @@ def stop(server: EmbeddedPostgres) -> None:
     server.held.close()
 
 
-def _lock(path: Path, held: ExitStack) -> None:
+def url_in_use(data_dir: Path) -> str | None:
+    """Where the server is that another postroad process runs on data_dir; None when there is no such process."""
+    with suppress(FileNotFoundError), (data_dir / LOCK).open("r+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return lock.read().decode().partition("\n")[2] or None
+    return None
+
+
+def _lock(path: Path, held: ExitStack) -> FileIO:
     """What tells a server in use from one left behind: the kernel drops the lock with its owner, however that ends."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    lock = held.enter_context(os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0))
+    lock = held.enter_context(FileIO(os.open(path, flags, 0o600), "r+b"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Misconfigured(f"{path.parent} is in use by another postroad process (pid {path.read_text()})") from None
+        owner = path.read_text().partition("\n")[0]
+        raise Misconfigured(f"{path.parent} is in use by another postroad process (pid {owner})") from None
     lock.truncate(0)
     lock.write(str(os.getpid()).encode())
+    return lock
 
 
 def _account(cluster: Path) -> Account:
