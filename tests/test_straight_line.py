@@ -7,11 +7,13 @@ import json
 from base64 import b64decode
 from datetime import timedelta
 
+import asyncpg
 import jwt
 import pytest
 from qstash import Receiver as SignatureReceiver
 from qstash.errors import SignatureError
 
+from postroad.dispatch import waker
 from postroad.store.engine import Connection
 from tests.conftest import KEYS, TOKEN, Running, Serve, eventually
 from tests.moods import hold, never, reset, status
@@ -439,3 +441,25 @@ async def test_a_message_of_a_newer_version_fails_by_itself_and_stops_nobody(
     assert await connection.fetchval("select count(*) from deliveries") == 0
     assert receiver.requests("/odd") == receiver.requests("/missing") == []
     assert missing != odd
+
+
+async def test_a_node_that_only_accepts_wakes_one_that_only_delivers(
+    serve: Serve, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the hint, the next look would be an hour away."""
+    monkeypatch.setattr(waker, "IDLE_POLL_S", 3600.0)
+    monkeypatch.setattr(waker, "BUSY_POLL_S", 3600.0)
+    dispatcher = await serve(roles="dispatcher")
+    api = await serve(roles="api")
+    connection = await asyncpg.connect(api.database_url)
+    listening = "select count(*) from pg_stat_activity where datname = current_database() and query like 'LISTEN%'"
+    await eventually(lambda: connection.fetchval(listening), lambda n: n == 1)
+    await connection.close()
+
+    message_id = await api.publish(receiver.url(), b"at once")
+    await receiver.next_request()
+    await api.publish(receiver.url(), b"later", Upstash_Delay="1s")
+
+    assert (await receiver.next_request()).body == b"later"
+    assert (await api.settled(message_id))[-1] == "DELIVERED"
+    assert dispatcher.node.dispatcher is not None

@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
 from time import monotonic
 
 import uvloop
@@ -29,6 +28,7 @@ from postroad.server import BACKLOG, Server
 from postroad.settings import Settings
 from postroad.store import migrations, partitions
 from postroad.store.engine import Database
+from postroad.store.hints import Notifier
 from postroad.tenancy import Tenancy
 
 _MEASURE_EVERY_S = 5.0
@@ -65,8 +65,18 @@ class Node:
                 slots=settings.slots,
                 max_timeout=settings.max_timeout,
             )
+        self._notifier = None
+        if self.dispatcher is None:
+            self._notifier = Notifier(database)
+            expect = self._notifier.expect
+        else:
+            expect = self.dispatcher.expect
         self._intake = Intake(
-            database=database, publisher=publisher, dispatcher=self.dispatcher, max_waiting=settings.max_waiting
+            database=database,
+            publisher=publisher,
+            dispatcher=self.dispatcher,
+            expect=expect,
+            max_waiting=settings.max_waiting,
         )
         context = Context(
             database=visitors,
@@ -76,7 +86,7 @@ class Node:
             clock=self._clock,
             limits=settings.limits(),
             message_linger=settings.message_linger,
-            expect=self.dispatcher.expect if self.dispatcher else _expect_nothing,
+            expect=expect,
             unready=self._unready,
         )
         self._application = application(context, docs=settings.docs)
@@ -95,6 +105,8 @@ class Node:
             asyncio.create_task(self._intake.run(), name="intake"),
             asyncio.create_task(self._keep_time(), name="clock"),
         ]
+        if self._notifier is not None:
+            tasks.append(asyncio.create_task(self._notifier.run(), name="notifier"))
         if self.dispatcher is not None:
             tasks.append(asyncio.create_task(self.dispatcher.run(), name="dispatcher"))
             await _first(_either(self.dispatcher.ready(), stop.wait()), tasks)
@@ -229,7 +241,3 @@ async def _first(event: Awaitable[object], tasks: list[asyncio.Task[None]]) -> N
                 raise RuntimeError(f"the {task.get_name()} ended by itself")
     finally:
         waiting.cancel()
-
-
-def _expect_nothing(_: timedelta) -> None:
-    """Nobody dispatches in this process."""

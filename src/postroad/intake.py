@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,9 +50,6 @@ class LocalDispatcher(Protocol):
     def leasing(self) -> AbstractContextManager[None]:
         """Wraps the statement that may lease to this dispatcher, and the hand-over that follows."""
 
-    def expect(self, wait: timedelta) -> None:
-        """Something stored falls due after this wait."""
-
 
 @dataclass(slots=True)
 class _Submission:
@@ -72,12 +69,14 @@ class Intake:
         database: Database,
         publisher: Publisher,
         dispatcher: LocalDispatcher | None,
+        expect: Callable[[timedelta], None],
         max_waiting: int = 20_000,
         max_waiting_bytes: int = 256 * 1024 * 1024,
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._dispatcher = dispatcher
+        self._expect = expect
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._submissions: deque[_Submission] = deque()
@@ -179,10 +178,12 @@ class Intake:
     async def _insert(self, news: Sequence[NewMessage]) -> list[Stored]:
         dispatcher = self._dispatcher
         if dispatcher is None or dispatcher.id is None:
-            return await self._insert_rows(news, None)
+            stored = await self._insert_rows(news, None)
+            self._announce(news, stored)
+            return stored
         for new in news:
             new.mine = _may_be_handed_over(new) and dispatcher.reserve(new.destination)
-        stored: list[Stored] = []
+        stored = []
         dispatcher_id = dispatcher.id
         with dispatcher.leasing():
             try:
@@ -200,12 +201,14 @@ class Intake:
             if attempts:
                 dispatcher.hand_over(dispatcher_id, attempts)
         if len(attempts) < len(news):
-            waits = [
-                _wait(new, one) for new, one in zip(news, stored, strict=True) if one.is_new and not one.handed_over
-            ]
-            if waits:
-                dispatcher.expect(min(waits))
+            self._announce(news, stored)
         return stored
+
+    def _announce(self, news: Sequence[NewMessage], stored: Sequence[Stored]) -> None:
+        """Say when the first of what was stored and not handed over falls due."""
+        waits = [_wait(new, one) for new, one in zip(news, stored, strict=True) if one.is_new and not one.handed_over]
+        if waits:
+            self._expect(min(waits))
 
     async def _insert_rows(self, news: Sequence[NewMessage], dispatcher_id: int | None) -> list[Stored]:
         for _ in range(_TRIES - 1):

@@ -22,7 +22,7 @@ from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt
 from postroad.errors import PostroadError
 from postroad.publish import Publisher
-from postroad.store import deliveries, dispatchers, messages
+from postroad.store import deliveries, dispatchers, hints, messages
 from postroad.store.engine import Database
 from postroad.tenancy import Tenancy
 
@@ -182,6 +182,7 @@ class Dispatcher:
             loops.create_task(self._claimer.run(self.id))
             loops.create_task(self._settler.run(self.id))
             loops.create_task(self._janitor.run(self.id))
+            loops.create_task(hints.listen(self._database.url, self.expect))
 
     async def _abandon(self) -> None:
         """Break off every attempt: others may be making them already."""

@@ -62,7 +62,7 @@ class Database:
     """A pool of connections. Nothing but `store` looks inside."""
 
     def __init__(self, url: str, pool: asyncpg.Pool[asyncpg.Record], at_most: asyncio.Semaphore | None = None) -> None:
-        self._url = url
+        self.url = url
         self._pool = pool
         self._at_most = at_most
 
@@ -84,12 +84,12 @@ class Database:
 
     def limited(self, connections: int) -> Database:
         """The same pool for users who may hold only so many of its connections at a time."""
-        return Database(self._url, self._pool, asyncio.Semaphore(connections))
+        return Database(self.url, self._pool, asyncio.Semaphore(connections))
 
     @asynccontextmanager
     async def separate(self) -> AsyncIterator[Database]:
         """A connection of its own to the same server, which nobody can keep busy."""
-        own = Database(self._url, await _pool(self._url, 0, 1))
+        own = Database(self.url, await _pool(self.url, 0, 1))
         try:
             yield own
         finally:
