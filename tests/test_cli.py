@@ -19,6 +19,7 @@ import pytest
 
 from postroad.store import migrations
 from tests.conftest import KEYS, TOKEN, at_database, eventually
+from tests.moods import never, ok
 from tests.receiver import Receiver
 
 POSTROAD = Path(sys.executable).parent / "postroad"
@@ -102,6 +103,50 @@ async def test_serve_needs_a_database_and_a_schema(run: Run, empty_database: str
     assert "needs POSTROAD_DATABASE_URL" in (await run("serve"))[2]
     assert "run postroad migrate" in (await run("serve", database_url=empty_database))[2]
     assert "cannot connect" in (await run("serve", database_url="postgresql://127.0.0.1:1/x"))[2]
+
+
+async def test_dev_refuses_a_database_that_has_tokens_of_its_own(run: Run, empty_database: str) -> None:
+    await run("migrate", database_url=empty_database)
+    await run("token", "create", database_url=empty_database)
+
+    code, _, err = await run("dev", "--port", "0", database_url=empty_database)
+
+    assert code == 1
+    assert "would open it to the public development tokens" in err
+
+
+async def test_what_needs_a_database_says_so_instead_of_making_one(
+    run: Run, empty_database: str, tmp_path: Path
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+
+    assert "migrate needs POSTROAD_DATABASE_URL" in (await run("migrate", data_dir=nowhere))[2]
+    assert "set POSTROAD_DATABASE_URL" in (await run("token", "create", data_dir=nowhere))[2]
+    assert "run postroad migrate" in (await run("token", "create", database_url=empty_database))[2]
+    assert not (tmp_path / "nowhere").exists()
+
+
+async def test_a_second_interrupt_breaks_off_what_the_first_one_waits_for(
+    start: Start, database_url: str, receiver: Receiver
+) -> None:
+    receiver.script("/", never(), ok())
+    server = await start("dev", "--port", "0", database_url=database_url, shutdown_grace="10m")
+    url = await until_ready(server)
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        await client.post(f"{url}/v2/publish/{receiver.url()}")
+    await receiver.next_request()
+
+    server.send_signal(signal.SIGINT)
+    assert server.stderr is not None
+    while b"once more to break them off" not in await server.stderr.readline():
+        pass
+    server.send_signal(signal.SIGINT)
+    await server.communicate()
+
+    assert server.returncode == 0
+    again = await start("dev", "--port", "0", database_url=database_url)
+    await until_ready(again)
+    assert (await receiver.next_request()).header("Upstash-Retried") == "0"
 
 
 async def test_serve_refuses_the_public_tokens_unless_told(run: Run, database_url: str) -> None:

@@ -91,6 +91,7 @@ class Node:
         )
         self._application = application(context, docs=settings.docs)
         self._stopping = False
+        self._impatient = asyncio.Event()
         self._readiness: tuple[float, list[str]] = (0.0, [])
 
     async def run(self, listener: socket.socket | None, announce: Callable[[], None]) -> None:
@@ -98,7 +99,7 @@ class Node:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._asked_to_stop, stop)
         async with self._database.connection() as connection:
             await self._clock.measure(connection)
         tasks = [
@@ -123,6 +124,19 @@ class Node:
             self._stopping = True
             await self._stop(server, tasks)
 
+    def _asked_to_stop(self, stop: asyncio.Event) -> None:
+        """The first signal lets deliveries finish, the second one breaks them off; they are made again later."""
+        if stop.is_set():
+            self._impatient.set()
+            return
+        stop.set()
+        if self.dispatcher is not None and self.dispatcher.in_progress:
+            _log.warning(
+                "stopping: up to %d s for %d deliveries in progress; once more to break them off",
+                self._settings.shutdown_grace.total_seconds(),
+                self.dispatcher.in_progress,
+            )
+
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(_MEASURE_EVERY_S)
@@ -137,7 +151,7 @@ class Node:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
         if self.dispatcher is not None:
-            await self.dispatcher.stop(self._settings.shutdown_grace)
+            await self.dispatcher.stop(self._settings.shutdown_grace, self._impatient)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -198,12 +212,7 @@ def serve(settings: Settings, url: str, listener: socket.socket | None, announce
         database = await Database.connect(url, connections=settings.database_connections)
         try:
             async with database.connection() as connection:
-                found = await migrations.revision(connection)
-            if found != migrations.newest():
-                raise Misconfigured(
-                    f"the database's schema is at {found or 'nothing'}, this version needs {migrations.newest()}: "
-                    "run postroad migrate"
-                )
+                await migrations.check(connection)
             await Node(settings, database).run(listener, announce)
         finally:
             await database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from postroad import __version__, settings, telemetry
-from postroad.dev import announcement
 from postroad.errors import Misconfigured, PostroadError
 
 cli = typer.Typer(
@@ -49,8 +49,8 @@ def dev(
     from postroad import dev as development
 
     chosen = settings.load(port=port, host=host, data_dir=data_dir)
-    telemetry.configure(level=chosen.log_level, json=chosen.log_format == "json")
-    development.run(chosen, announce=lambda address: typer.echo(announcement(address)))
+    telemetry.configure(level=chosen.log_level, json=chosen.log_format == "json", deliveries=True)
+    development.run(chosen, announce=typer.echo)
 
 
 @cli.command()
@@ -73,7 +73,10 @@ def migrate() -> None:
     """Bring the database of POSTROAD_DATABASE_URL to this version's schema."""
     from postroad.store import migrations
 
-    before = _with_database(lambda url: migrations.migrate(url))
+    chosen = settings.load()
+    if chosen.database_url is None:
+        raise Misconfigured("migrate needs POSTROAD_DATABASE_URL; `postroad dev` migrates its own database by itself")
+    before = asyncio.run(migrations.migrate(chosen.database_url.get_secret_value()))
     after = migrations.newest()
     typer.echo(
         f"The schema is at {after}." if before == after else f"The schema went from {before or 'nothing'} to {after}."
@@ -136,15 +139,23 @@ def keys_rotate(tenant: Tenant = "default") -> None:
 
 def _with_database(work: Callable[[str], Awaitable[T]]) -> T:
     """Run database work on the configured server, else on the embedded one of `dev`, whether that runs or not."""
-    import asyncio
-
     from postroad.dev import database_url
-    from postroad.store import embedded
+    from postroad.store import embedded, migrations
+    from postroad.store.engine import connected
 
     async def run(url: str) -> T:
+        async with connected(url) as connection:
+            await migrations.check(connection)
         return await work(url)
 
     chosen = settings.load()
+    if chosen.database_url is None:
+        if not chosen.data_dir.exists():
+            raise Misconfigured(
+                "set POSTROAD_DATABASE_URL; without it this works on the database of `postroad dev`, and there is none "
+                f"in {chosen.data_dir}"
+            )
+        typer.echo(f"On the database of `postroad dev` in {chosen.data_dir}:", err=True)
     if chosen.database_url is None and (url := embedded.url_in_use(chosen.data_dir)) is not None:
         return asyncio.run(run(url))
     with database_url(chosen) as url:

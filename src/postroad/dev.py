@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from postroad import app
 from postroad.domain.tenant import SigningKeys
+from postroad.errors import Misconfigured
 from postroad.settings import Settings
 from postroad.store import dispatchers, embedded, migrations, tenants
 from postroad.store.engine import connected
@@ -51,40 +52,48 @@ DEV_USERS = (
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until told to stop. `announce` gets the address once requests are accepted."""
+    """Serve until told to stop. `announce` gets what to print once requests are accepted."""
     listener = app.listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
     chosen = settings.model_copy(update={"destinations": settings.destinations or "any"})
     with listener, database_url(settings) as url:
-        asyncio.run(prepare(url, alone=settings.database_url is None))
-        app.serve(chosen, url, listener, lambda: announce(address))
+        keys = asyncio.run(prepare(url, alone=settings.database_url is None))
+        app.serve(chosen, url, listener, lambda: announce(announcement(address, keys)))
 
 
-def announcement(address: str) -> str:
+def announcement(address: str, keys: SigningKeys) -> str:
     """What to paste into a shell or a .env file, and the line that clients wait for."""
-    user = DEV_USERS[0]
     return (
         f"\nQSTASH_URL={address}\n"
-        f"QSTASH_TOKEN={user.token}\n"
-        f"QSTASH_CURRENT_SIGNING_KEY={user.keys.current}\n"
-        f"QSTASH_NEXT_SIGNING_KEY={user.keys.next}\n\n"
+        f"QSTASH_TOKEN={DEV_USERS[0].token}\n"
+        f"QSTASH_CURRENT_SIGNING_KEY={keys.current}\n"
+        f"QSTASH_NEXT_SIGNING_KEY={keys.next}\n\n"
         f"Postroad is running at {address}"
     )
 
 
-async def prepare(url: str, *, alone: bool = False) -> None:
-    """Migrate, and make the public users.
+async def prepare(url: str, *, alone: bool = False) -> SigningKeys:
+    """Migrate, and make the public users; gives the keys of the first one.
 
-    Who is `alone` with the database knows that whatever was being delivered is being delivered no more.
+    Who is `alone` with the database knows that whatever was being delivered is being delivered no more. A database of
+    somebody else's is refused: it would be open to everybody who knows the public tokens.
     """
     await migrations.migrate(url)
     async with connected(url) as connection, connection.transaction():
+        if not alone and await tenants.has_tokens(connection, but=[user.token for user in DEV_USERS]):
+            raise Misconfigured(
+                "this database has tokens of its own, and `dev` would open it to the public development tokens: use "
+                "`postroad serve`, or unset POSTROAD_DATABASE_URL"
+            )
         if alone:
             await dispatchers.declare_all_dead(connection)
         for user in DEV_USERS:
             tenant_id = await tenants.ensure(connection, user.tenant, keys=user.keys)
             await tenants.add_token(connection, tenant_id, user.token, name="public development token")
+        first = await tenants.find(connection, DEV_USERS[0].tenant)
+        assert first is not None
+        return await tenants.signing_keys(connection, first)
 
 
 @contextmanager

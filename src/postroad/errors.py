@@ -4,7 +4,10 @@
     ├── Refused                    the caller's doing: nothing was stored
     │   ├── InvalidValue           a parser's verdict, not yet tied to a field
     │   ├── InvalidField           ... tied to the header, parameter or field it came in
+    │   ├── Unsupported
+    │   ├── UnknownParameter
     │   ├── InvalidDestination
+    │   ├── EmptyDestination
     │   ├── LimitExceeded
     │   ├── BodyTooLarge
     │   ├── Unauthenticated
@@ -42,6 +45,22 @@ class InvalidField(Refused):
     def __init__(self, field: str, value: str, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
         super().__init__(f"invalid {field}: got {shown(value)}, expected {expected}")
+
+
+class Unsupported(Refused):
+    """Something that QStash has and this version does not have yet."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is not supported by this version yet")
+
+
+class UnknownParameter(Refused):
+    """A query parameter, or a field of a body, that means nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"unknown parameter {shown(name)}")
 
 
 class InvalidDestination(Refused):

@@ -45,12 +45,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
 async def prepare(settings: Settings, url: str) -> None:
     """Check the schema, make the first tenant, accept the configured token, refuse the public ones."""
     async with connected(url) as connection:
-        found = await migrations.revision(connection)
-        if found != migrations.newest():
-            raise Misconfigured(
-                f"the database's schema is at {found or 'nothing'}, this version needs {migrations.newest()}: "
-                "run postroad migrate"
-            )
+        await migrations.check(connection)
         async with connection.transaction():
             tenant_id = await tenants.ensure(connection, "default")
             if settings.token is not None:

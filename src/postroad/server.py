@@ -88,7 +88,11 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "this is no valid HTTP request: destinations and headers must be percent-encoded ASCII")
+        self._refuse(
+            400,
+            "this is not a valid HTTP request: look at the method, at line breaks and control characters, "
+            "and at destinations that are not percent-encoded ASCII",
+        )
 
     def _refuse(self, status: int, reason: str) -> None:
         body = orjson.dumps({"error": reason})

@@ -16,11 +16,16 @@ from postroad.domain.reply import NoResponse, Reply, Response
 _attempts = logging.getLogger("postroad.attempt")
 
 
-def configure(*, level: str, json: bool) -> None:
-    """Log to standard error, as JSON objects or as lines for people."""
+def configure(*, level: str, json: bool, deliveries: bool = False) -> None:
+    """Log to standard error, as JSON objects or as lines for people.
+
+    With `deliveries`, attempts that succeeded are said too, as those that failed are.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if deliveries and level == "info":
+        _attempts.setLevel(logging.DEBUG)
     for chatty in ("alembic", "uvicorn", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

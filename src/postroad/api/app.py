@@ -68,6 +68,11 @@ def _serve_docs(app: FastAPI) -> None:
         )
 
 
+_NOT_YET = frozenset(
+    {"batch", "enqueue", "queues", "topics", "schedules", "flowControl", "globalParallelism", "bulkActions"}
+)
+
+
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, PostroadError)
     answer = problem(error)
@@ -76,7 +81,11 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = {404: f"no such endpoint: {request.method} {request.url.path}", 405: f"{request.method} is not allowed here"}
+    path = request.url.path
+    unknown = f"no such endpoint: {request.method} {path}"
+    if path.split("/")[2:3] and path.split("/")[2] in _NOT_YET:
+        unknown = f"{path.split('/')[2]} is not supported by this version yet"
+    text = {404: unknown, 405: f"{request.method} is not allowed here"}
     answer = json({"error": text.get(error.status_code, str(error.detail))}, error.status_code)
     answer.headers.update(error.headers or {})
     return answer

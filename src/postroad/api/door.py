@@ -148,8 +148,8 @@ def _split_query(query: str) -> tuple[list[tuple[bytes, bytes]], str]:
     kept: list[str] = []
     for part in query.split("&"):
         name, _, value = part.partition("=")
-        if name.startswith("upstash-"):
-            own.append((name.encode("latin-1"), _header_value(name, value)))
+        if name[:8].lower() == "upstash-":
+            own.append((name.lower().encode("latin-1"), _header_value(name, value)))
         elif name != TOKEN_PARAMETER:
             kept.append(part)
     return own, "&".join(kept)

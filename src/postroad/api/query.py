@@ -15,7 +15,7 @@ from fastapi import Request
 
 from postroad.api.auth import TOKEN_PARAMETER
 from postroad.domain.ids import MessageId, parse_message_id
-from postroad.errors import BodyTooLarge, InvalidField
+from postroad.errors import BodyTooLarge, InvalidField, UnknownParameter
 from postroad.store.filters import MESSAGE_FIELDS, Filters
 
 _ALIASES = {"callerIP": "callerIp"}
@@ -135,8 +135,8 @@ class Query:
 
     def end(self) -> None:
         """Refuse whatever was not understood."""
-        for name, values in self.values.items():
-            raise InvalidField(name, values[-1], "no such parameter")
+        for name in self.values:
+            raise UnknownParameter(name)
 
 
 def known_ids(texts: Iterable[str]) -> tuple[MessageId, ...]:

@@ -145,12 +145,22 @@ class Dispatcher:
         """Take on nothing more."""
         self._stopping = True
 
-    async def stop(self, grace: timedelta) -> None:
-        """Stop claiming, finish what is in progress or break it off, settle, give the rest back, sign off."""
+    @property
+    def in_progress(self) -> int:
+        """Attempts under way."""
+        return len(self._tasks)
+
+    async def stop(self, grace: timedelta, impatient: asyncio.Event | None = None) -> None:
+        """Stop claiming, finish what is in progress or break it off, settle, give the rest back, sign off.
+
+        What is in progress is broken off when the grace is over, or somebody is impatient.
+        """
         self._stopping = True
+        hurry = asyncio.create_task((impatient or asyncio.Event()).wait())
         until = monotonic() + grace.total_seconds()
-        while self._tasks and (left := until - monotonic()) > 0:
-            await asyncio.wait(self._tasks, timeout=left)
+        while self._tasks and not hurry.done() and (left := until - monotonic()) > 0:
+            await asyncio.wait([hurry, *self._tasks], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
         await self._break_off()
         try:
             async with asyncio.timeout(_SETTLE_WITHIN_S):

@@ -15,7 +15,7 @@ from postroad.domain.limits import Limits
 from postroad.domain.message import IMMEDIATELY, METHODS, After, Callback, NotBefore, Options
 from postroad.domain.redaction import parse_redaction
 from postroad.domain.retry_expression import parse_retry_expression
-from postroad.errors import InvalidDestination, InvalidField, InvalidValue, LimitExceeded
+from postroad.errors import InvalidDestination, InvalidField, InvalidValue, LimitExceeded, Unsupported
 
 T = TypeVar("T")
 
@@ -184,7 +184,7 @@ def _read(draft: _Draft, suffix: str, value: str, limits: Limits, path: str) -> 
     elif suffix == "header-forward":
         draft.forwards_all = _named(f"{path}Header-Forward", lambda: _boolean(value.strip(), limits))
     elif suffix in _UNSUPPORTED:
-        raise InvalidField(path + canonical(suffix), value, "no such header: this version does not support it yet")
+        raise Unsupported(path + canonical(suffix))
 
 
 def _callback(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from postroad.errors import Misconfigured
 from postroad.store import partitions
 from postroad.store.engine import Connection, connected, sqlalchemy_url
 
@@ -38,6 +39,15 @@ async def revision(connection: Connection) -> str | None:
         return None
     found: str | None = await connection.fetchval("select version_num from alembic_version")
     return found
+
+
+async def check(connection: Connection) -> None:
+    """Raise `Misconfigured` unless the schema is this version's."""
+    found = await revision(connection)
+    if found != newest():
+        raise Misconfigured(
+            f"the database's schema is at {found or 'nothing'}, this version needs {newest()}: run postroad migrate"
+        )
 
 
 @cache

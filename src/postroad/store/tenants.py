@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from postroad.domain.ids import random_text
 from postroad.domain.tenant import Access, Caller, SigningKeys, TenantId, token_hash
 from postroad.store.engine import Connection
@@ -60,9 +62,10 @@ async def has_token(connection: Connection, token: str) -> bool:
     return await connection.fetchval("select true from tokens where hash = $1", token_hash(token)) is True
 
 
-async def has_tokens(connection: Connection) -> bool:
-    """Whether anybody could authenticate at all."""
-    return await connection.fetchval("select true from tokens limit 1") is True
+async def has_tokens(connection: Connection, *, but: Sequence[str] = ()) -> bool:
+    """Whether anybody could authenticate, with another token than these."""
+    known = [token_hash(token) for token in but]
+    return await connection.fetchval("select true from tokens where hash <> all($1::bytea[]) limit 1", known) is True
 
 
 async def signing_keys(connection: Connection, tenant_id: TenantId) -> SigningKeys:
