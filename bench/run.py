@@ -39,6 +39,7 @@ from postroad.store.embedded import EmbeddedPostgres
 FLOOR = "floor: bare ASGI on uvicorn"
 END_TO_END = "end to end"
 PUBLISH_ONLY = "publish only (--roles api)"
+WORKERS = "end to end (serve --workers 2)"
 DRAIN = "drain of what is stored (--roles dispatcher)"
 PYTHON_CPU = "CPU of python, µs/message"
 
@@ -106,7 +107,7 @@ def _one_process(report: Report, sink: Sink, directory: Path, scale: Scale) -> N
 
 
 def _two_processes(report: Report, sink: Sink, directory: Path, scale: Scale) -> None:
-    """`postroad serve`: a node that takes in while nobody delivers, then one that delivers."""
+    """`postroad serve`: a node that takes in while nobody delivers, one that delivers, and two workers on one port."""
     with postgres() as server:
         prepare(server.url, directory / "migrate.log")
         with serving(server.url, "api", directory / "api.log") as program:
@@ -118,8 +119,15 @@ def _two_processes(report: Report, sink: Sink, directory: Path, scale: Scale) ->
                 report.add(PUBLISH_ONLY, taken)
                 report.add(DRAIN, drained)
             _complain(program)
-    report.show(PUBLISH_ONLY)
-    report.show(DRAIN)
+        report.show(PUBLISH_ONLY)
+        report.show(DRAIN)
+        with serving(server.url, "api,dispatcher", directory / "workers.log", workers=2) as program:
+            node = Node(program.ready(), program.pid, server.pid)
+            sink.reset()
+            load(node.publish_url(sink), TOKEN, count=scale.messages // 10, callers=CALLERS)
+            sink.await_all(scale.messages // 10)
+            report.measure(WORKERS, lambda: end_to_end(node, sink, scale.messages), scale.repeat)
+            _complain(program)
 
 
 def _fill_and_drain(
@@ -137,6 +145,8 @@ def _ratios(report: Report) -> None:
         "delivered/s, end to end, to floor": report.median(END_TO_END, "delivered/s") / bare,
         "delivered/s, end to end, to publish only": report.median(END_TO_END, "delivered/s") / published,
         "delivered/s, drain, to end to end": report.median(DRAIN, "delivered/s")
+        / report.median(END_TO_END, "delivered/s"),
+        "delivered/s, two workers, to one": report.median(WORKERS, "delivered/s")
         / report.median(END_TO_END, "delivered/s"),
         "CPU of python, end to end, to floor": report.median(END_TO_END, PYTHON_CPU) / report.median(FLOOR, PYTHON_CPU),
     }

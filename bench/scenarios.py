@@ -68,10 +68,10 @@ def dev_server(directory: Path) -> Program:
     return Program([POSTROAD, "dev", "--port", "0", "--data-dir", directory / "data"], directory / "dev.log")
 
 
-def serving(url: str, roles: str, log: Path) -> Program:
+def serving(url: str, roles: str, log: Path, *, workers: int = 1) -> Program:
     """`postroad serve` on a database that is there already."""
     return Program(
-        [POSTROAD, "serve", "--port", "0", "--roles", roles],
+        [POSTROAD, "serve", "--port", "0", "--roles", roles, "--workers", str(workers)],
         log,
         POSTROAD_DATABASE_URL=url,
         POSTROAD_ALLOW_DEV_CREDENTIALS="true",

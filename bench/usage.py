@@ -37,7 +37,7 @@ class Usage:
         busy = whole.user + whole.system + getattr(whole, "nice", 0) + getattr(whole, "irq", 0)
         return cls(
             at=time.perf_counter(),
-            python=_own(psutil.Process(python)),
+            python=_with_workers(psutil.Process(python)),
             postgres=postgres,
             ended=ended,
             sink=0.0 if sink is None else _own(psutil.Process(sink)),
@@ -82,6 +82,12 @@ def memory_mib(pid: int) -> float:
     """The proportional set size in MiB, or what comes nearest where the system does not tell it."""
     full = psutil.Process(pid).memory_full_info()
     return float(getattr(full, "pss", 0) or full.uss) / 2**20
+
+
+def _with_workers(process: psutil.Process) -> float:
+    """Of a process and of those it has spawned from the same program, which PostgreSQL is not."""
+    program = process.exe()
+    return _own(process) + sum(_own(child) for child in process.children() if child.exe() == program)
 
 
 def _own(process: psutil.Process) -> float:
