@@ -31,7 +31,7 @@ def configure(*, level: str, json: bool, deliveries: bool = False) -> None:
 
 
 def attempt_ended(attempt: Attempt, reply: Reply, outcome: Outcome, duration: timedelta, *, took_effect: bool) -> None:
-    """The event of an attempt. Never holds a body or a header value; delivered ones are said at debug only."""
+    """The event of an attempt. Never holds a body or a header value; delivered ones are said only where debug is on."""
     level = logging.DEBUG if isinstance(outcome, Delivered) else logging.INFO
     if not took_effect:
         level = logging.WARNING
@@ -51,7 +51,7 @@ def attempt_ended(attempt: Attempt, reply: Reply, outcome: Outcome, duration: ti
         "took_effect": took_effect,
     }
     text = " ".join(f"{key}={value}" for key, value in event.items() if value is not None)
-    _attempts.log(level, text, extra={"event": event})
+    _attempts.log(max(level, logging.INFO), text, extra={"event": event})
 
 
 class _Json(logging.Formatter):
