@@ -379,7 +379,7 @@ async def test_another_tenants_message_does_not_exist(server: Running, receiver:
 
 
 async def test_a_response_that_the_database_refuses_does_not_hold_up_the_others(
-    server: Running, connection: Connection, receiver: Receiver
+    server: Running, connection: Connection, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     await connection.execute("alter table dead_letters add constraint no_poison check (body <> 'poison')")
     receiver.script("/bad", status(500, b"poison"))
@@ -392,6 +392,8 @@ async def test_a_response_that_the_database_refuses_does_not_hold_up_the_others(
     await server.settled(bad, "FAILED")
     [letter] = await server.dead_letters()
     assert letter["responseBody"] == "the response could not be stored"
+    assert "no_poison" in caplog.text
+    assert b"poison".hex() not in caplog.text, "the database quotes the row; a body must not get into the log"
     await receiver.next_request("/report")
 
 

@@ -93,14 +93,6 @@ class Intake:
             raise answer
         return answer
 
-    async def publish_all(
-        self, tenant_id: TenantId, publications: Sequence[Publication]
-    ) -> list[Published | PostroadError]:
-        """Store several publications in one group; each has its own answer. Raises what refuses all of them."""
-        for publication in publications:
-            await self._publisher.look_up(self._publisher.unknown_urls(publication))
-        return await self._submit([self._publisher.message(tenant_id, publication) for publication in publications])
-
     async def run(self) -> None:
         """Store what arrives, group after group, until cancelled; what waits then is refused."""
         try:

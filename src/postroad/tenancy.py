@@ -26,7 +26,7 @@ class Tenancy:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._callers: _Remembered[bytes, Caller] = _Remembered(self._load_caller)
-        self._strangers: _Remembered[bytes, bool] = _Remembered(_is_stranger)
+        self._strangers: _Fresh[bytes, bool] = _Fresh()
         self._keys: _Remembered[TenantId, SigningKeys] = _Remembered(self._load_keys)
 
     async def caller(self, token: str) -> Caller:
@@ -75,24 +75,15 @@ class Tenancy:
             return await tenants.signing_keys(connection, tenant_id)
 
 
-class _Remembered(Generic[K, V]):
+class _Fresh(Generic[K, V]):
     """Values that go stale, in a bounded dictionary."""
 
-    def __init__(self, load: Callable[[K], Awaitable[V]]) -> None:
-        self._load = load
+    def __init__(self) -> None:
         self._values: dict[K, tuple[float, V]] = {}
 
     def known(self, key: K) -> V | None:
         entry = self._values.get(key)
         return entry[1] if entry is not None and entry[0] > monotonic() else None
-
-    async def get(self, key: K) -> V:
-        entry = self._values.get(key)
-        if entry is not None and entry[0] > monotonic():
-            return entry[1]
-        value = await self._load(key)
-        self.put(key, value)
-        return value
 
     def put(self, key: K, value: V) -> None:
         if len(self._values) >= _REMEMBERED:
@@ -100,6 +91,16 @@ class _Remembered(Generic[K, V]):
         self._values[key] = (monotonic() + FRESH_FOR_S, value)
 
 
-async def _is_stranger(_: bytes) -> bool:
-    """Nobody is one until the database has said so."""
-    return False
+class _Remembered(_Fresh[K, V]):
+    """... and that are loaded when they are asked for."""
+
+    def __init__(self, load: Callable[[K], Awaitable[V]]) -> None:
+        super().__init__()
+        self._load = load
+
+    async def get(self, key: K) -> V:
+        value = self.known(key)
+        if value is None:
+            value = await self._load(key)
+            self.put(key, value)
+        return value

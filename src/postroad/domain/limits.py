@@ -11,8 +11,6 @@ class Limits:
     """QStash has these per plan; here they are settings with generous defaults."""
 
     max_body_bytes: int = 10 * 1024 * 1024
-    max_batch_bytes: int = 100 * 1024 * 1024
-    max_batch_items: int = 10_000
     max_delay: timedelta = timedelta(days=366)
     max_retries: int = 1_000
     max_timeout: timedelta = timedelta(hours=2)

@@ -131,14 +131,6 @@ async def cancel(connection: Connection, tenant_id: TenantId, ids: Sequence[Mess
     return len(await connection.fetch(_CANCEL, tenant_id, ids))
 
 
-async def unfinished(connection: Connection, tenant_id: TenantId, message_id: MessageId) -> bool:
-    """Whether the message still has a delivery."""
-    found = await connection.fetchval(
-        "select true from deliveries where tenant_id = $1 and id = $2", tenant_id, message_id
-    )
-    return found is True
-
-
 async def release_now(connection: Connection, tenant_id: TenantId, message_id: MessageId) -> bool | None:
     """Make a waiting delivery due now, without counting an attempt.
 

@@ -231,16 +231,21 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
             case None | PostroadError() | asyncio.CancelledError():
                 return
             case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
-                raise TryAgain(str(error)) from error
+                raise TryAgain(_first_line(error)) from error
             case asyncpg.CheckViolationError(constraint_name=None):
                 # No partition for the row: the fault is ours, not the row's.
                 raise DatabaseUnavailable from error
             case asyncpg.DataError() | asyncpg.IntegrityConstraintViolationError():
-                raise DataRefused(str(error)) from error
+                raise DataRefused(_first_line(error)) from error
             case asyncpg.PostgresSyntaxError() | asyncpg.SyntaxOrAccessError():
                 return
             case OSError() | TimeoutError() | asyncpg.PostgresError() | asyncpg.InterfaceError():
                 raise DatabaseUnavailable from error
+
+
+def _first_line(error: Exception) -> str:
+    """What the server says, without its DETAIL: that quotes the row, and with it bodies and headers."""
+    return str(error).partition("\n")[0]
 
 
 class _Notices:

@@ -31,11 +31,10 @@ from postroad.domain.log import Event, Position, State
 from postroad.domain.message import StoredMessage
 from postroad.domain.tenant import TenantId
 from postroad.store import messages as stored_messages
+from postroad.store.deliveries import Ended
 from postroad.store.engine import Connection, Row, run
 from postroad.store.filters import Filters, on_message
 from postroad.store.tables import Instant, attempts, cancellations, deliveries, messages
-
-_DELIVERED, _RETRY, _FAILED, _LOST = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def _sources() -> list[_Source]:
     """CREATED, ACTIVE of ended and of running attempts, ends of attempts, what followed, cancellations."""
     a, d, c = attempts.c, deliveries.c, cancellations.c
     nothing: ColumnElement[int] = cast(null(), BigInteger)
-    ended = case((a.outcome == _DELIVERED, State.DELIVERED.value), else_=State.ERROR.value)
+    ended = case((a.outcome == Ended.DELIVERED, State.DELIVERED.value), else_=State.ERROR.value)
     followed = case((a.next_due_at.is_not(None), State.RETRY.value), else_=State.FAILED.value)
     return [
         _source(messages, messages.c.id, messages.c.created_at, 0, State.CREATED, nothing),
@@ -113,7 +112,7 @@ def _sources() -> list[_Source]:
             followed,
             a.lease,
             frozenset({State.RETRY, State.FAILED}),
-            [a.outcome != _DELIVERED, (a.outcome == _FAILED) | a.next_due_at.is_not(None)],
+            [a.outcome != Ended.DELIVERED, (a.outcome == Ended.FAILED) | a.next_due_at.is_not(None)],
         ),
         _source(cancellations, c.message_id, c.requested_at, 4, State.CANCEL_REQUESTED, nothing),
         _source(cancellations, c.message_id, c.canceled_at, 5, State.CANCELED, nothing, c.canceled_at.is_not(None)),
