@@ -36,7 +36,7 @@ TELLING = [(n.decode(), v.decode()) for n, v in HEADERS if n[:8] == b"upstash-" 
 def publisher() -> Publisher:
     """As a node makes it."""
     resolver = Resolver(parse_policy("any"))
-    return Publisher(clock=Clock(), resolver=resolver, deduplication_window=timedelta(minutes=10))
+    return Publisher(clock=Clock(), resolver=resolver, limits=Limits(), deduplication_window=timedelta(minutes=10))
 
 
 def publications(count: int) -> list[Publication]:

@@ -22,7 +22,7 @@ import pytest
 from postroad import dev
 from postroad.app import Node, listen
 from postroad.settings import Settings, load
-from postroad.store import embedded, migrations
+from postroad.store import embedded, migrations, time_travel
 from postroad.store.engine import Connection, Database
 from tests.receiver import Receiver
 
@@ -144,10 +144,7 @@ class Running:
 
     async def time_passes(self, delta: timedelta) -> None:
         """Move time by shifting what lies ahead, never history."""
-        connection = await asyncpg.connect(self.database_url)
-        await connection.execute("update deliveries set due_at = due_at - $1::interval where state = 1", delta)
-        await connection.execute("update deduplications set expires_at = expires_at - $1::interval", delta)
-        await connection.close()
+        await pass_time(self.database_url, delta)
         assert self.node.dispatcher is not None
         self.node.dispatcher.expect(timedelta(0))
 
@@ -165,8 +162,8 @@ async def serve(database_url: str) -> AsyncIterator[Serve]:
     """Start servers on the test's database, with settings of the test's choice."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> Running:
-            return await stack.enter_async_context(running(database_url, **settings))
+        async def start(*, dev: bool = False, **settings: Any) -> Running:
+            return await stack.enter_async_context(running(database_url, dev=dev, **settings))
 
         yield start
 
@@ -178,13 +175,13 @@ async def server(serve: Serve) -> Running:
 
 
 @asynccontextmanager
-async def running(database_url: str, **given: Any) -> AsyncIterator[Running]:
-    """A server in this event loop."""
+async def running(database_url: str, *, dev: bool = False, **given: Any) -> AsyncIterator[Running]:
+    """A server in this event loop; with `dev`, one whose clock may be moved."""
     settings: Settings = load({}, **{"destinations": "any", "port": 0, "shutdown_grace": timedelta(seconds=5), **given})
     database = await Database.connect(database_url, connections=settings.database_connections)
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    node = Node(settings, database)
+    node = Node(settings, database, dev=dev)
     ready = asyncio.Event()
     serving = asyncio.create_task(node.run(listener, ready.set))
     waiting = asyncio.create_task(ready.wait())
@@ -199,6 +196,14 @@ async def running(database_url: str, **given: Any) -> AsyncIterator[Running]:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         await database.close()
+
+
+async def pass_time(database_url: str, delta: timedelta) -> None:
+    """Move time by shifting what lies ahead, for whoever runs on this database."""
+    connection = await asyncpg.connect(database_url)
+    async with connection.transaction():
+        await time_travel.advance(connection, delta)
+    await connection.close()
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool], *, within: float = 20) -> Any:

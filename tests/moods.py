@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Headers = Iterable[tuple[str, str]]
 
@@ -15,6 +15,7 @@ class Stage(Protocol):
     """What a mood can do to the connection that its request came on."""
 
     is_gone: bool
+    request: Any
 
     def write(self, data: bytes) -> None: ...
     async def drain(self) -> None:
@@ -43,6 +44,15 @@ def ok(body: bytes = b"ok", headers: Headers = ()) -> Mood:
 def status(code: int, body: bytes = b"", headers: Headers = ()) -> Mood:
     """Any status, whole and with its length."""
     return raw(answer(code, body, headers))
+
+
+def handled(handler: Callable[[Any], Coroutine[None, None, Mood]]) -> Mood:
+    """Whatever a function says of the request; it may take its time."""
+
+    async def play(stage: Stage) -> None:
+        await stage.play(await handler(stage.request))
+
+    return Mood(play)
 
 
 def redirect(to: str, code: int = 302) -> Mood:

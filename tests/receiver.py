@@ -32,6 +32,7 @@ from tests.moods import (
     endless_headers,
     garbage,
     half,
+    handled,
     hang_up,
     hold,
     huge,
@@ -57,6 +58,7 @@ __all__ = [
     "endless_headers",
     "garbage",
     "half",
+    "handled",
     "hang_up",
     "hold",
     "huge",
@@ -292,17 +294,16 @@ class _Connection(asyncio.Protocol):
     def _answer(self) -> None:
         path = self._path()
         mood = self._receiver.mood_for(path)
-        self._receiver.arrived(
-            Received(
-                method=self._parser.get_method().decode("ascii"),
-                target=self._target.decode("latin-1"),
-                headers=self._headers,
-                body=b"".join(self._body),
-                path=path,
-                arrived_at=time.monotonic(),
-                connection_id=self._connection_id,
-            )
+        self.request = Received(
+            method=self._parser.get_method().decode("ascii"),
+            target=self._target.decode("latin-1"),
+            headers=self._headers,
+            body=b"".join(self._body),
+            path=path,
+            arrived_at=time.monotonic(),
+            connection_id=self._connection_id,
         )
+        self._receiver.arrived(self.request)
         performance = mood.play(self)
         if performance is not None:
             task = self._loop.create_task(performance)

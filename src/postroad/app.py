@@ -14,21 +14,24 @@ from time import monotonic
 import uvloop
 
 from postroad.api.app import application
+from postroad.api.auth import CallLimit
 from postroad.api.context import Context
 from postroad.clock import Clock
 from postroad.dispatch.dispatcher import Dispatcher
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.tls import tls_context
-from postroad.domain.network import parse_policy
+from postroad.domain.network import parse_networks, parse_policy
 from postroad.errors import Misconfigured, PostroadError
 from postroad.intake import Intake
 from postroad.publish import Publisher
+from postroad.quota import Quota
 from postroad.resolver import Resolver
 from postroad.server import BACKLOG, Server
 from postroad.settings import Settings
 from postroad.store import migrations, partitions
 from postroad.store.engine import Database
 from postroad.store.hints import Notifier
+from postroad.store.retention import Retention
 from postroad.tenancy import Tenancy
 
 _MEASURE_EVERY_S = 5.0
@@ -40,7 +43,7 @@ _log = logging.getLogger(__name__)
 class Node:
     """One process: API and dispatcher as its roles say, on one event loop and one database pool."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, *, dev: bool = False) -> None:
         self._settings = settings
         self._database = database
         self._clock = Clock()
@@ -48,7 +51,14 @@ class Node:
         # The API may keep half of the connections busy; the other half is for what has been accepted.
         visitors = database.limited(settings.database_connections // 2)
         tenancy = Tenancy(visitors)
-        publisher = Publisher(clock=self._clock, resolver=resolver, deduplication_window=settings.deduplication_window)
+        limits = settings.limits()
+        publisher = Publisher(
+            clock=self._clock,
+            resolver=resolver,
+            limits=limits,
+            deduplication_window=settings.deduplication_window,
+            llm_url=settings.llm_url,
+        )
         self._egress = Egress(
             resolver,
             max_response_bytes=settings.max_response_bytes,
@@ -64,6 +74,9 @@ class Node:
                 clock=self._clock,
                 slots=settings.slots,
                 max_timeout=settings.max_timeout,
+                retention=Retention(log=settings.log_retention, dead_letters=settings.dlq_retention),
+                region=settings.region,
+                schedule_catch_up=settings.schedule_catch_up,
             )
         self._notifier = None
         if self.dispatcher is None:
@@ -76,6 +89,8 @@ class Node:
             publisher=publisher,
             dispatcher=self.dispatcher,
             expect=expect,
+            quota=Quota(visitors, self._clock, most=most) if (most := limits.max_messages_per_day) else None,
+            max_queues=limits.max_queues,
             max_waiting=settings.max_waiting,
         )
         context = Context(
@@ -84,10 +99,13 @@ class Node:
             publisher=publisher,
             tenancy=tenancy,
             clock=self._clock,
-            limits=settings.limits(),
+            limits=limits,
+            call_limit=CallLimit(limits.max_calls_per_second, self._clock),
+            trusted_proxies=parse_networks(settings.trusted_proxies),
             message_linger=settings.message_linger,
             expect=expect,
             unready=self._unready,
+            dev=dev,
         )
         self._application = application(context, docs=settings.docs)
         self._stopping = False
@@ -205,15 +223,17 @@ def bind(host: str, port: int, *, shared: bool) -> socket.socket:
     return bound
 
 
-def serve(settings: Settings, url: str, listener: socket.socket | None, announce: Callable[[], None]) -> None:
-    """Run one process until it is told to stop. Raises `Misconfigured`."""
+def serve(
+    settings: Settings, url: str, listener: socket.socket | None, announce: Callable[[], None], *, dev: bool = False
+) -> None:
+    """Run one process until it is told to stop; with `dev`, time may be moved. Raises `Misconfigured`."""
 
     async def main() -> None:
         database = await Database.connect(url, connections=settings.database_connections)
         try:
             async with database.connection() as connection:
                 await migrations.check(connection)
-            await Node(settings, database).run(listener, announce)
+            await Node(settings, database, dev=dev).run(listener, announce)
         finally:
             await database.close()
 

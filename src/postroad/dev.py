@@ -59,7 +59,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     chosen = settings.model_copy(update={"destinations": settings.destinations or "any"})
     with listener, database_url(settings) as url:
         keys = asyncio.run(prepare(url, alone=settings.database_url is None))
-        app.serve(chosen, url, listener, lambda: announce(announcement(address, keys)))
+        app.serve(chosen, url, listener, lambda: announce(announcement(address, keys)), dev=True)
 
 
 def announcement(address: str, keys: SigningKeys) -> str:

@@ -4,14 +4,19 @@
     ├── Refused                    the caller's doing: nothing was stored
     │   ├── InvalidValue           a parser's verdict, not yet tied to a field
     │   ├── InvalidField           ... tied to the header, parameter or field it came in
-    │   ├── Unsupported
+    │   ├── DelayedEnqueue
     │   ├── UnknownParameter
     │   ├── InvalidDestination
     │   ├── EmptyDestination
     │   ├── LimitExceeded
+    │   ├── QuotaExceeded          ... of what a tenant may have of a thing
     │   ├── BodyTooLarge
+    │   ├── RateExceeded           enough for now, with when it begins anew
+    │   │   ├── TooManyCalls       ... in this second
+    │   │   └── TooManyMessages    ... today
     │   ├── Unauthenticated
     │   ├── Forbidden
+    │   ├── OnlyInDevelopment
     │   └── NotFound
     ├── Unavailable                ours: try again later
     │   ├── IntakeFull
@@ -47,12 +52,11 @@ class InvalidField(Refused):
         super().__init__(f"invalid {field}: got {shown(value)}, expected {expected}")
 
 
-class Unsupported(Refused):
-    """Something that QStash has and this version does not have yet."""
+class DelayedEnqueue(Refused):
+    """A delay for a message that is enqueued, in QStash's words."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"{what} is not supported by this version yet")
+    def __init__(self) -> None:
+        super().__init__("Upstash-Not-Before/Upstash-Delay can not be used with enqueue")
 
 
 class UnknownParameter(Refused):
@@ -86,12 +90,42 @@ class LimitExceeded(Refused):
         super().__init__(f"quota {quota} exceeded, current limit: {limit} (field: {field})")
 
 
+class QuotaExceeded(Refused):
+    """One more than a tenant may have, in QStash's wording."""
+
+    def __init__(self, quota: str, limit: int) -> None:
+        self.quota, self.limit = quota, limit
+        super().__init__(f"quota {quota} exceeded, current limit: {limit}")
+
+
 class BodyTooLarge(Refused):
     """A request body above the limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         super().__init__(f"quota maxMessageSize exceeded, current limit: {limit_bytes} bytes (field: body)")
+
+
+class RateExceeded(Refused):
+    """Of the `limit`, `remaining` are left until `resets_at_s`, in Unix seconds; that is not enough."""
+
+    def __init__(self, text: str, limit: int, remaining: int, resets_at_s: int) -> None:
+        self.limit, self.remaining, self.resets_at_s = limit, remaining, resets_at_s
+        super().__init__(text)
+
+
+class TooManyCalls(RateExceeded):
+    """More calls of a tenant in this second than one process answers, publishes aside. The words are QStash's."""
+
+    def __init__(self, limit: int, resets_at_s: int) -> None:
+        super().__init__("rate limit exceeded", limit, 0, resets_at_s)
+
+
+class TooManyMessages(RateExceeded):
+    """More messages of a tenant than may be published in a day."""
+
+    def __init__(self, limit: int, remaining: int, resets_at_s: int) -> None:
+        super().__init__(f"quota maxMessagesPerDay exceeded, current limit: {limit}", limit, remaining, resets_at_s)
 
 
 class Unauthenticated(Refused):
@@ -107,6 +141,13 @@ class Forbidden(Refused):
     def __init__(self, access: str) -> None:
         self.access = access
         super().__init__(f"this token is {access} and may not do this")
+
+
+class OnlyInDevelopment(Refused):
+    """What only a server that nobody depends on may do."""
+
+    def __init__(self) -> None:
+        super().__init__("the clock can be moved only under postroad dev")
 
 
 class NotFound(Refused):

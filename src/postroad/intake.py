@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Protocol
 
 from postroad.domain.message import IMMEDIATELY, After, Attempt, NotBefore, StoredMessage
@@ -15,12 +16,15 @@ from postroad.domain.publication import Publication
 from postroad.domain.tenant import TenantId
 from postroad.errors import DatabaseUnavailable, IntakeFull, OutcomeUnknown, PostroadError, Refused
 from postroad.publish import Published, Publisher
-from postroad.store.engine import Database, DataRefused, TryAgain
+from postroad.quota import Quota
+from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import TRAVELLING_BODY_BYTES, NewMessage, Stored
+from postroad.store.queues import admit
 
 GROUP_MESSAGES = 500
 GROUP_BYTES = 8 * 1024 * 1024
 _TRIES = 5
+_REMEMBERED_QUEUES = 100_000
 
 
 class MessageRefused(Refused):
@@ -70,6 +74,8 @@ class Intake:
         publisher: Publisher,
         dispatcher: LocalDispatcher | None,
         expect: Callable[[timedelta], None],
+        quota: Quota | None = None,
+        max_queues: int = 100_000,
         max_waiting: int = 20_000,
         max_waiting_bytes: int = 256 * 1024 * 1024,
     ) -> None:
@@ -77,6 +83,9 @@ class Intake:
         self._publisher = publisher
         self._dispatcher = dispatcher
         self._expect = expect
+        self._quota = quota
+        self._max_queues = max_queues
+        self._known_queues: set[tuple[TenantId, str]] = set()
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._submissions: deque[_Submission] = deque()
@@ -86,12 +95,33 @@ class Intake:
 
     async def publish(self, tenant_id: TenantId, publication: Publication) -> Published:
         """Store one publication. Returns after the commit; raises what refused it."""
-        if unknown := self._publisher.unknown_urls(publication):
-            await self._publisher.look_up(unknown)
-        [answer] = await self._submit([self._publisher.message(tenant_id, publication)])
+        [answer] = await self.publish_all(tenant_id, [publication])
         if isinstance(answer, PostroadError):
             raise answer
         return answer
+
+    async def publish_all(
+        self, tenant_id: TenantId, publications: Sequence[Publication]
+    ) -> list[Published | PostroadError]:
+        """Store publications, all in one transaction. Returns after the commit; raises what refused all of them.
+
+        Only what the database refuses is answered one by one: the others are stored then, in transactions of their own.
+        """
+        unknown = {url.host: url for one in publications for url in self._publisher.unknown_urls(one)}
+        if unknown:
+            await self._publisher.look_up(list(unknown.values()))
+        if queues := {(tenant_id, one.options.queue) for one in publications if one.options.queue is not None}:
+            await self._admit(tenant_id, queues)
+        news = [self._publisher.message(tenant_id, one) for one in publications]
+        if self._quota is not None and news:
+            self._refuse_when_full(news)
+            await self._quota.take(tenant_id, len(news))
+        answers = await self._submit(news)
+        if not any(isinstance(answer, Published | MessageRefused) for answer in answers):
+            for error in answers:
+                assert isinstance(error, PostroadError)
+                raise error
+        return answers
 
     async def run(self) -> None:
         """Store what arrives, group after group, until cancelled; what waits then is refused."""
@@ -104,12 +134,27 @@ class Intake:
         finally:
             self._refuse_waiting(DatabaseUnavailable())
 
-    async def _submit(self, news: list[NewMessage]) -> list[Published | PostroadError]:
+    async def _admit(self, tenant_id: TenantId, queues: set[tuple[TenantId, str]]) -> None:
+        """Refuse queues beyond the tenant's quota; those that exist are remembered and not asked for again."""
+        if queues <= self._known_queues:
+            return
+        async with self._database.connection() as connection:
+            await admit(connection, tenant_id, [name for _, name in queues], most=self._max_queues)
+        if len(self._known_queues) > _REMEMBERED_QUEUES:
+            self._known_queues.clear()
+        self._known_queues |= queues
+
+    def _refuse_when_full(self, news: list[NewMessage]) -> int:
+        """The size of messages for which there is room. Raises `IntakeFull`."""
         size = sum(new.message.body_bytes for new in news)
         if self._waiting and (
             self._waiting + len(news) > self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes
         ):
             raise IntakeFull
+        return size
+
+    async def _submit(self, news: list[NewMessage]) -> list[Published | PostroadError]:
+        size = self._refuse_when_full(news)
         submission = _Submission(news, asyncio.get_running_loop().create_future(), size)
         self._submissions.append(submission)
         self._waiting += len(news)
@@ -137,8 +182,7 @@ class Intake:
         news = [new for submission in group for new in submission.news]
         answers: list[Published | PostroadError] = []
         try:
-            for start in range(0, len(news), GROUP_MESSAGES):
-                answers += await self._store(news[start : start + GROUP_MESSAGES])
+            answers = await self._store(news)
         finally:
             answers += [OutcomeUnknown()] * (len(news) - len(answers))
             at = 0
@@ -203,14 +247,19 @@ class Intake:
             self._expect(min(waits))
 
     async def _insert_rows(self, news: Sequence[NewMessage], dispatcher_id: int | None) -> list[Stored]:
-        for _ in range(_TRIES - 1):
+        for tried in count(1):
             try:
-                async with self._database.single() as connection:
+                async with self._one_statement_or_more(news) as connection:
                     return await self._publisher.store(connection, news, dispatcher_id=dispatcher_id)
             except TryAgain:
-                continue
-        async with self._database.single() as connection:
-            return await self._publisher.store(connection, news, dispatcher_id=dispatcher_id)
+                if tried == _TRIES:
+                    raise
+        raise AssertionError
+
+    def _one_statement_or_more(self, news: Sequence[NewMessage]) -> AbstractAsyncContextManager[Connection]:
+        """Queues are released by statements of their own, and so need a transaction."""
+        queued = any(new.message.options.queue is not None for new in news)
+        return self._database.transaction() if queued else self._database.single()
 
     def _refuse_waiting(self, error: PostroadError) -> None:
         while self._submissions:
@@ -223,7 +272,8 @@ class Intake:
 
 
 def _may_be_handed_over(new: NewMessage) -> bool:
-    return new.message.options.when is IMMEDIATELY and new.message.body_bytes <= TRAVELLING_BODY_BYTES
+    message = new.message
+    return message.options.when is IMMEDIATELY and message.body_bytes <= TRAVELLING_BODY_BYTES and not new.is_gated
 
 
 def _wait(new: NewMessage, stored: Stored) -> timedelta:

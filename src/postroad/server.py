@@ -13,6 +13,8 @@ import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from postroad.domain.ids import random_text
+
 if TYPE_CHECKING:
     from postroad.api.door import App
 
@@ -97,7 +99,7 @@ class _Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, reason: str) -> None:
         body = orjson.dumps({"error": reason})
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        head += f"Content-Length: {len(body)}\r\nX-Request-Id: {random_text('req_')}\r\nConnection: close\r\n\r\n"
         if not self.transport.is_closing():
             self.transport.write(head.encode() + body)
             self.transport.close()

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from postroad.domain.destination import parse_url
 from postroad.domain.duration import format_duration, parse_duration
 from postroad.domain.limits import Limits
-from postroad.domain.network import parse_policy
-from postroad.errors import InvalidValue, Misconfigured
+from postroad.domain.network import parse_networks, parse_policy
+from postroad.domain.schedule import LONGEST_CATCH_UP
+from postroad.errors import InvalidDestination, InvalidValue, Misconfigured
 
 PREFIX = "POSTROAD_"
 
@@ -43,11 +45,28 @@ def _policy(value: object) -> object:
     return value
 
 
+def _networks(value: object) -> object:
+    try:
+        parse_networks(str(value))
+    except InvalidValue as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _url(value: object) -> object:
+    try:
+        parse_url(str(value))
+    except InvalidDestination as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 def _roles(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Retention = Annotated[Duration, Field(ge=timedelta(days=1))]
 
 
 class Settings(BaseSettings):
@@ -64,6 +83,9 @@ class Settings(BaseSettings):
     roles: Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_roles)] = Field(
         ROLES, description="what this node does: api, dispatcher"
     )
+    trusted_proxies: Annotated[str, BeforeValidator(_networks)] = Field(
+        "", description="addresses and networks of proxies whose X-Forwarded-For counts, e.g. 127.0.0.1,10.0.0.0/8"
+    )
     workers: int = Field(1, ge=1, le=256, description="processes, all on the same port")
     database_connections: int = Field(10, ge=4, le=1000, description="connections of one process at most")
     token: SecretStr | None = Field(None, description="a token accepted from the first start on, or ..._TOKEN_FILE")
@@ -71,17 +93,41 @@ class Settings(BaseSettings):
     destinations: Annotated[str, BeforeValidator(_policy)] | None = Field(
         None, description="where messages may go: public (default of serve), lan, any (default of dev), or a list"
     )
+    llm_url: Annotated[str, BeforeValidator(_url)] | None = Field(
+        None, description="where the destination api/llm leads, e.g. https://api.openai.com/v1/chat/completions"
+    )
+    region: str | None = Field(
+        None,
+        pattern="^[A-Z0-9-]+$",
+        description="sent as Upstash-Region, e.g. EU-CENTRAL-1, for receivers of several regions",
+    )
     ca_file: Path | None = Field(None, description="certificates to trust beside the system's")
     slots: int = Field(1000, ge=1, le=100_000, description="deliveries in progress in one process at most")
     shutdown_grace: Duration = Field(timedelta(seconds=30), description="how long a stop waits for deliveries")
     message_linger: Duration = Field(timedelta(minutes=10), description="how long a finished message can be read")
+    log_retention: Retention = Field(timedelta(days=14), description="how long the log keeps events")
+    dlq_retention: Retention = Field(timedelta(days=90), description="how long dead letters are kept")
     deduplication_window: Duration = Field(timedelta(minutes=10), description="how long a deduplication id lasts")
+    schedule_catch_up: Duration = Field(
+        timedelta(minutes=10), le=LONGEST_CATCH_UP, description="how old missed ticks may be that all fire after all"
+    )
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, le=512 * 1024 * 1024, description="largest message")
     max_response_bytes: int = Field(1024 * 1024, ge=1024, description="how much of a response is kept")
     max_delay: Duration = Field(timedelta(days=366), description="longest delay")
     max_retries: int = Field(1000, ge=0, le=1_000_000, description="largest Upstash-Retries")
     default_retries: int = Field(3, ge=0, le=1000, description="retries without Upstash-Retries")
     max_timeout: Duration = Field(timedelta(hours=2), description="longest and default time of one attempt")
+    max_batch_items: int = Field(5_000, ge=1, le=100_000, description="items of a batch")
+    max_batch_bytes: int = Field(100 * 1024 * 1024, ge=1, le=1024**3, description="size of a batch")
+    max_queues: int = Field(100_000, ge=1, description="queues of a tenant")
+    max_queue_parallelism: int = Field(1_000, ge=1, le=10_000, description="largest parallelism of a queue")
+    max_url_groups: int = Field(10_000, ge=1, le=1_000_000, description="URL groups of a tenant")
+    max_endpoints: int = Field(1_000, ge=1, le=10_000, description="endpoints of a URL group")
+    max_schedules: int = Field(100_000, ge=1, description="schedules of a tenant")
+    max_calls_per_second: int = Field(
+        1_000, ge=0, description="calls of a tenant in a second of one process, publishes aside; 0 is no limit"
+    )
+    max_messages_per_day: int = Field(0, ge=0, description="messages of a tenant from midnight UTC on; 0 is no limit")
     max_waiting: int = Field(20_000, ge=1, description="publishes that may wait for their commit in one process")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
     log_format: Literal["text", "json"] | None = Field(None, description="text (default of dev) or json")
@@ -100,13 +146,22 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     def limits(self) -> Limits:
-        """The bounds of a publish."""
+        """The bounds of what is accepted."""
         return Limits(
             max_body_bytes=self.max_body_bytes,
+            max_batch_items=self.max_batch_items,
+            max_batch_bytes=self.max_batch_bytes,
             max_delay=self.max_delay,
             max_retries=self.max_retries,
             default_retries=self.default_retries,
             max_timeout=self.max_timeout,
+            max_queues=self.max_queues,
+            max_queue_parallelism=self.max_queue_parallelism,
+            max_url_groups=self.max_url_groups,
+            max_endpoints=self.max_endpoints,
+            max_schedules=self.max_schedules,
+            max_calls_per_second=self.max_calls_per_second,
+            max_messages_per_day=self.max_messages_per_day,
         )
 
 

@@ -50,9 +50,16 @@ REFUSED: list[tuple[str, str, dict[str, str], int, str]] = [
     ("a forwarded header of ours", GOOD, {"Upstash-Forward-Upstash-Signature": "x"}, 400,
      "Upstash-Forward-Upstash-Signature"),
     ("an unknown redaction", GOOD, {"Upstash-Redact-Fields": "everything"}, 400, "Upstash-Redact-Fields"),
-    ("a queue, which this version has not", GOOD, {"Upstash-Queue-Name": "q"}, 400, "Upstash-Queue-Name"),
-    ("flow control, which this version has not", GOOD, {"Upstash-Flow-Control-Key": "k"}, 400,
+    ("a queue name with a blank", GOOD, {"Upstash-Queue-Name": "a b"}, 400, "Upstash-Queue-Name"),
+    ("a flow-control key without limits", GOOD, {"Upstash-Flow-Control-Key": "k"}, 400, "Upstash-Flow-Control-Value"),
+    ("limits without a flow-control key", GOOD, {"Upstash-Flow-Control-Value": "rate=1"}, 400,
      "Upstash-Flow-Control-Key"),
+    ("a parallelism of none", GOOD, {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "parallelism=0"},
+     400, "Upstash-Flow-Control-Value"),
+    ("a period without a limit", GOOD, {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "period=5"},
+     400, "Upstash-Flow-Control-Value"),
+    ("a callback with a queue", GOOD, {"Upstash-Callback": GOOD, "Upstash-Callback-Queue-Name": "q"}, 400,
+     "Upstash-Callback-Queue-Name"),
 ]  # fmt: skip
 
 

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroad.domain.limits import Limits
-from postroad.domain.message import After, Callback, NotBefore, Options
+from postroad.domain.message import After, Callback, NotBefore, Options, Origin
 from postroad.domain.options import from_json, to_json
 from postroad.domain.publication import (
     BY_CONTENT,
     UNIQUE,
-    ById,
     Publication,
     deduplication_key,
     parse_options,
     parse_overrides,
 )
+from postroad.domain.publish_header import ById
 from postroad.errors import InvalidField, Refused
 
 LIMITS = Limits()
@@ -131,12 +131,25 @@ def test_overrides_replace_what_they_name_and_end_the_wait() -> None:
 NAMES = st.sampled_from(
     ["method", "delay", "not-before", "retries", "retry-delay", "timeout", "label", "redact-fields", "deduplication-id",
      "content-based-deduplication", "forward-x", "forward-", "callback", "callback-retries", "failure-callback",
-     "failure-callback-callback", "header-forward", "queue-name", "unknown", ""]
+     "failure-callback-callback", "header-forward", "queue-name",
+     "flow-control-key", "flow-control-value", "unknown", ""]
 )  # fmt: skip
 VALUES = st.one_of(
     st.text(max_size=30),
     st.sampled_from(
-        ["1", "0", "-1", "5s", "1e400", "https://a.test/x", "true", "POST", "pow(2,retried)*100", "9" * 40]
+        [
+            "1",
+            "0",
+            "-1",
+            "5s",
+            "1e400",
+            "https://a.test/x",
+            "true",
+            "POST",
+            "pow(2,retried)*100",
+            "9" * 40,
+            "parallelism=3, rate=10, period=1m",
+        ]
     ),
 )
 
@@ -149,7 +162,10 @@ def test_whatever_is_sent_the_answer_is_options_or_a_refusal(fields: list[tuple[
         return
     stored = to_json(options)
     headers = [list(pair) for pair in options.headers]
-    assert from_json(stored, method=options.method, headers=headers, labels=list(options.labels)) == options
+    assert (
+        from_json(stored, method=options.method, headers=headers, labels=list(options.labels), queue=options.queue)
+        == options
+    )
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), min_size=2, max_size=2), st.binary(max_size=4))
@@ -157,10 +173,12 @@ def test_different_content_has_different_keys(headers: list[tuple[str, str]], bo
     one, other = (Publication("http://x/", body, Options(headers=(pair,)), BY_CONTENT) for pair in headers)
     folded = [(name.lower(), value) for name, value in headers]
 
-    assert (deduplication_key(one, "http://x/") == deduplication_key(other, "http://x/")) == (folded[0] == folded[1])
+    assert (deduplication_key(one) == deduplication_key(other)) == (folded[0] == folded[1])
 
 
 def test_an_endpoint_of_a_group_has_a_key_of_its_own() -> None:
-    publication = Publication("group", b"", Options(), ById("x"))
+    one, other = (
+        Publication(url, b"", Options(), ById("x"), origin=Origin("group")) for url in ("http://a/", "http://b/")
+    )
 
-    assert deduplication_key(publication, "http://a/") != deduplication_key(publication, "http://b/")
+    assert deduplication_key(one) != deduplication_key(other)

@@ -56,7 +56,7 @@ async def test_what_is_not_due_is_not_claimed(connection: Connection, me: int) -
     await store(connection, a_new_message(when=After(timedelta(seconds=60))))
 
     assert await deliveries.claim_due(connection, me, 10) == []
-    wait = await deliveries.until_next_due(connection)
+    wait = (await deliveries.look_ahead(connection)).due
     assert wait is not None
     assert timedelta(seconds=50) < wait <= timedelta(seconds=60)
 

@@ -105,7 +105,7 @@ async def test_a_partition_has_the_indexes_of_its_parent(connection: Connection)
     )
     for row in names:
         count = await connection.fetchval("select count(*) from pg_indexes where tablename = $1", row["relname"])
-        assert count == 5, row["relname"]
+        assert count == 7, row["relname"]
 
 
 @pytest.mark.parametrize("days", [0, 1, 7])

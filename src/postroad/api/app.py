@@ -10,9 +10,10 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from postroad import __version__
-from postroad.api import dlq, health, keys, logs, messages
+from postroad.api import dev_clock, dlq, flow_control, health, keys, logs, messages, queues, schedules, url_groups
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
 from postroad.api.documents import describe
@@ -32,22 +33,28 @@ def application(context: Context, *, docs: bool) -> App:
         openapi_url="/openapi.json" if docs else None,
         redirect_slashes=False,
     )
-    auth = Authentication(context.tenancy)
+    auth = Authentication(context.tenancy, context.call_limit)
     for routes in (
         messages.router(context, auth),
         dlq.router(context, auth),
+        url_groups.router(context, auth),
+        schedules.router(context, auth),
         logs.router(context, auth),
+        queues.router(context, auth),
+        flow_control.router(context, auth),
         keys.router(context, auth),
         health.router(context),
+        dev_clock.router(context, auth),
     ):
         app.include_router(routes)
     app.add_exception_handler(PostroadError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _defect)
     if docs:
         describe(app)
         _serve_docs(app)
-    return Door(app, intake=context.intake, tenancy=context.tenancy, limits=context.limits, clock=context.clock)
+    return Door(app, context)
 
 
 def _serve_docs(app: FastAPI) -> None:
@@ -68,9 +75,7 @@ def _serve_docs(app: FastAPI) -> None:
         )
 
 
-_NOT_YET = frozenset(
-    {"batch", "enqueue", "queues", "topics", "schedules", "flowControl", "globalParallelism", "bulkActions"}
-)
+_NOT_YET = frozenset({"bulkActions"})
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -91,6 +96,11 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return answer
 
 
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody reads this: the client left before its request was complete."""
+    return Response(status_code=400)
+
+
 async def _defect(_: Request, error: Exception) -> Response:
-    """The server logs the traceback itself when it gets the error after this answer."""
+    """The door logs the traceback when it gets the error after this answer."""
     return json({"error": "internal error"}, 500)

@@ -7,8 +7,9 @@ from urllib.parse import unquote_plus
 
 from fastapi import Request
 
-from postroad.domain.tenant import Access, Caller
-from postroad.errors import Forbidden, Unauthenticated
+from postroad.clock import Clock
+from postroad.domain.tenant import Access, Caller, TenantId
+from postroad.errors import Forbidden, TooManyCalls, Unauthenticated
 from postroad.tenancy import Tenancy
 
 TOKEN_PARAMETER = "qstash_token"  # noqa: S105  the name of a parameter, not a token
@@ -45,18 +46,43 @@ def may_change(caller: Caller) -> Caller:
     return caller if caller.access is Access.FULL else _forbid(caller)
 
 
-class Authentication:
-    """FastAPI dependencies that give the caller of a request."""
+class CallLimit:
+    """How many calls a tenant may make in a second of this process; 0 is any number. Publishes are not counted."""
 
-    def __init__(self, tenancy: Tenancy) -> None:
+    def __init__(self, most: int, clock: Clock) -> None:
+        self._most = most
+        self._clock = clock
+        self._second = 0
+        self._calls: dict[TenantId, int] = {}
+
+    def count(self, tenant_id: TenantId) -> None:
+        """Count a call. Raises `TooManyCalls`."""
+        if not self._most:
+            return
+        second = int(self._clock.now_s())
+        if second != self._second:
+            self._second, self._calls = second, {}
+        calls = self._calls.get(tenant_id, 0)
+        if calls >= self._most:
+            raise TooManyCalls(self._most, second + 1)
+        self._calls[tenant_id] = calls + 1
+
+
+class Authentication:
+    """FastAPI dependencies that give the caller of a request, and count what callers ask for."""
+
+    def __init__(self, tenancy: Tenancy, call_limit: CallLimit) -> None:
         self._tenancy = tenancy
+        self._call_limit = call_limit
 
     async def caller(self, request: Request) -> Caller:
-        """Whoever holds the token. Raises `Unauthenticated`."""
+        """Whoever holds the token. Raises `Unauthenticated` or `TooManyCalls`."""
         token = bearer(request.headers.get("authorization", "")) or token_in_query(request.url.query)
         if token is None:
             raise Unauthenticated
-        return await self._tenancy.caller(token)
+        caller = await self._tenancy.caller(token)
+        self._call_limit.count(caller.tenant_id)
+        return caller
 
     async def reader(self, request: Request) -> Caller:
         """A caller that may read."""

@@ -10,8 +10,10 @@ from typing import Any
 from fastapi.responses import Response
 from orjson import dumps
 
+from postroad.api.auth import CallLimit
 from postroad.clock import Clock
 from postroad.domain.limits import Limits
+from postroad.domain.network import Network
 from postroad.intake import Intake
 from postroad.publish import Publisher
 from postroad.store.engine import Database
@@ -20,7 +22,10 @@ from postroad.tenancy import Tenancy
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`expect` tells the local dispatcher that something falls due; `unready` lists why no traffic should come here."""
+    """`expect` tells the local dispatcher that something falls due; `unready` lists why no traffic should come here.
+
+    `call_limit` counts the calls that are no publishes. `dev` says that this is `postroad dev`, where time may be moved.
+    """
 
     database: Database
     intake: Intake
@@ -28,9 +33,16 @@ class Context:
     tenancy: Tenancy
     clock: Clock
     limits: Limits
+    call_limit: CallLimit
+    trusted_proxies: tuple[Network, ...]
     message_linger: timedelta
     expect: Callable[[timedelta], None]
     unready: Callable[[], Awaitable[list[str]]]
+    dev: bool = False
+
+    def wake(self) -> None:
+        """Something may be due now."""
+        self.expect(timedelta(0))
 
 
 def json(content: Any, status: int = 200) -> Response:

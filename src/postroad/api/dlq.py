@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -87,7 +86,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
                 raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
             numbers = [letter.number for letter in letters]
             ids = await _retry(context, connection, caller.tenant_id, numbers, _fields(request), skip_refused=True)
-        context.expect(timedelta(0))
+        context.wake()
         responses = [{"messageId": message_text(identity)} for identity in ids]
         return json({"cursor": cursor or "", "responses": responses}, 201)
 
@@ -99,7 +98,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             ids = await _retry(context, connection, caller.tenant_id, [number], _fields(request))
             if not ids:
                 raise NotFound("DLQ message", dlq_id)
-        context.expect(timedelta(0))
+        context.wake()
         return json({"messageId": message_text(ids[0])}, 201)
 
     @routes.get("/{dlq_id}", summary="Get a dead letter")
@@ -141,7 +140,9 @@ async def _retry(
     for letter in letters:
         message = letter.stored.message
         options = parse_overrides(fields, message.options, limits=context.limits, now_s=context.clock.now_s())
-        publication = Publication(message.url, message.body or b"", options, caller_ip=message.caller_ip)
+        publication = Publication(
+            message.url, message.body or b"", options, caller_ip=message.caller_ip, origin=message.origin
+        )
         try:
             group.append(context.publisher.message(tenant_id, publication))
         except InvalidDestination:

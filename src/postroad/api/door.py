@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
-from postroad.api.auth import TOKEN_PARAMETER, bearer, may_publish, token_in_query
+from postroad.api.auth import TOKEN_PARAMETER, bearer, may_change, may_publish, token_in_query
+from postroad.api.client_address import caller_ip
+from postroad.api.context import Context
 from postroad.api.problems import JSON, Answer, problem, unexpected
-from postroad.clock import Clock
-from postroad.domain.ids import message_text
-from postroad.domain.limits import Limits
+from postroad.api.publishing import answer_to, publish, publish_batch, queue_field, refuse_delay
+from postroad.api.request_id import HEADER as REQUEST_ID
+from postroad.api.request_id import request_id
+from postroad.api.schedules import create_schedule
 from postroad.domain.message import Options
-from postroad.domain.publication import Deduplication, Publication, parse_options
+from postroad.domain.publication import Deduplication, Publication, Request, parse_options
 from postroad.errors import BodyTooLarge, InvalidField, PostroadError, Unauthenticated
-from postroad.intake import Intake
-from postroad.publish import Published
-from postroad.tenancy import Tenancy
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_PUBLISH = re.compile(rb"/+v2/publish(?:/(.*))?", re.IGNORECASE | re.DOTALL)
+_ENTRY = re.compile(rb"/+v2/(publish|enqueue|schedules|batch(?=/?\Z))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
+_SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume)/?", re.IGNORECASE)
 _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
 _UPSTASH = b"upstash-"
 _HEADER_FORWARD = b"upstash-header-forward"
@@ -42,84 +44,106 @@ class GoneError(Exception):
     """The client left before its request was complete."""
 
 
+@dataclass(slots=True)
+class _Head:
+    """What a request says before its body: our own headers, and the parameters that are meant for the destination."""
+
+    token: str | None
+    length: int | None
+    telling: tuple[tuple[bytes, bytes], ...]
+    parameters: str
+
+
 class Door:
     """An ASGI application around the FastAPI one."""
 
-    def __init__(self, app: App, *, intake: Intake, tenancy: Tenancy, limits: Limits, clock: Clock) -> None:
+    def __init__(self, app: App, context: Context) -> None:
         self._app = app
-        self._intake = intake
-        self._tenancy = tenancy
-        self._limits = limits
-        self._clock = clock
+        self._context = context
+        self._intake = context.intake
+        self._tenancy = context.tenancy
+        self._limits = context.limits
+        self._trusted_proxies = context.trusted_proxies
         self._remembered_options = lru_cache(maxsize=1024)(self._parse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        publish = _PUBLISH.fullmatch(scope["raw_path"])
-        if publish is None:
+        name = request_id(scope["headers"])
+        entry = _ENTRY.fullmatch(scope["raw_path"])
+        if entry is None or (entry[1].lower() == b"schedules" and not _makes_a_schedule(scope["method"], entry[2])):
             scope["path"] = _put_right(scope["path"])
-            await self._app(scope, receive, send)
+            await self._pass_on(scope, receive, send, name)
             return
         try:
-            answer = await self._publish(scope, receive, publish[1] or b"")
+            answer = await self._enter(scope, receive, entry[1].lower(), entry[2] or b"")
         except PostroadError as error:
             answer = problem(error)
         except GoneError:
             return
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets an answer and the log a traceback
-            answer = unexpected(error)
-        headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+            answer = unexpected(error, name)
+        headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode()), (REQUEST_ID, name)]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _publish(self, scope: Scope, receive: Receive, path: bytes) -> Answer:
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, name: bytes) -> None:
+        """Let the router answer, under the id of the request."""
+
+        async def send_named(event: MutableMapping[str, Any]) -> None:
+            if event["type"] == "http.response.start":
+                event["headers"] = [*event["headers"], (REQUEST_ID, name)]
+            await send(event)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception as error:  # noqa: BLE001  it was answered before it came here, as far as it can be
+            unexpected(error, name)
+
+    async def _enter(self, scope: Scope, receive: Receive, way: bytes, path: bytes) -> Answer:
         if scope["method"] != "POST":
             return Answer(405, b'{"error":"publish with POST"}', (JSON, (b"allow", b"POST")))
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        token, length, telling = None, None, []
-        for pair in headers:
-            name = pair[0]
-            if name[:8] == _UPSTASH or name == b"content-type":
-                telling.append(pair)
-            elif name == b"authorization":
-                token = bearer(pair[1].decode("latin-1"))
-            elif name == b"content-length":
-                length = int(pair[1])
-        destination = path.decode("latin-1")
-        if destination[:7] != "http://" and destination[:8] != "https://":
-            destination = _COLLAPSED_SCHEME.sub(r"\1://", destination, count=1)
-        if scope["query_string"]:
-            query = scope["query_string"].decode("latin-1")
-            if token is None:
-                token = token_in_query(query)
-            own, kept = _split_query(query)
-            telling = own + telling
-            if kept:
-                destination = f"{destination}?{kept}"
-        if token is None:
+        head = _head(scope)
+        if head.token is None:
             raise Unauthenticated
-        caller = may_publish(self._tenancy.known_caller(token) or await self._tenancy.caller(token))
-        options, deduplication = self._options(tuple(telling), headers)
+        caller = may_publish(self._tenancy.known_caller(head.token) or await self._tenancy.caller(head.token))
         client = scope["client"]
-        publication = Publication(
-            destination=destination,
-            body=await _body(receive, length, self._limits.max_body_bytes),
-            options=options,
-            deduplication=deduplication,
-            caller_ip=client[0] if client else None,
-        )
-        return answer_to(await self._intake.publish(caller.tenant_id, publication))
+        ip: str | None = client[0] if client else None
+        if self._trusted_proxies:
+            ip = caller_ip(ip, scope["headers"], self._trusted_proxies)
+        if way == b"batch":
+            body = await _body(receive, head.length, self._limits.max_batch_bytes)
+            return await publish_batch(self._context, caller.tenant_id, body, ip)
+        telling = head.telling
+        destination = path.decode("latin-1")
+        if way == b"enqueue":
+            queue, _, destination = destination.partition("/")
+            name, value = queue_field(unquote(queue))
+            telling = (*telling, (name.encode(), value.encode()))
+        destination = _put_right_destination(destination, head.parameters)
+        body = await _body(receive, head.length, self._limits.max_body_bytes)
+        if way == b"schedules" or any(name == b"upstash-cron" for name, _ in telling):
+            self._context.call_limit.count(caller.tenant_id)
+            fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _all(telling, scope)]
+            request = Request(destination, fields, body, ip)
+            return await create_schedule(self._context, may_change(caller).tenant_id, request)
+        enqueue = way == b"enqueue"
+        if "://" not in destination:
+            fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _all(telling, scope)]
+            request = Request(destination, fields, body, ip)
+            return await publish(self._context, caller.tenant_id, request, enqueue=enqueue)
+        options, deduplication = self._options(telling, scope)
+        publication = Publication(destination, body, options, deduplication, ip)
+        if enqueue:
+            refuse_delay([publication])
+        return answer_to(await self._intake.publish(caller.tenant_id, publication), enqueue=enqueue)
 
-    def _options(
-        self, telling: tuple[tuple[bytes, bytes], ...], headers: list[tuple[bytes, bytes]]
-    ) -> tuple[Options, Deduplication]:
+    def _options(self, telling: tuple[tuple[bytes, bytes], ...], scope: Scope) -> tuple[Options, Deduplication]:
         """Options of a publish. A publisher sends the same headers again and again, so what they mean is remembered."""
         for name, _ in telling:
             if name in _NOT_REMEMBERED:
-                rest = [pair for pair in headers if pair[0][:8] != _UPSTASH and pair[0] != b"content-type"]
-                return self._parse((*telling, *rest))
+                return self._parse(_all(telling, scope))
         if sum(len(name) + len(value) for name, value in telling) > _MOST_REMEMBERED_BYTES:
             return self._parse(telling)
         return self._remembered_options(telling)
@@ -128,15 +152,46 @@ class Door:
         return parse_options(
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields],
             limits=self._limits,
-            now_s=self._clock.now_s(),
+            now_s=self._context.clock.now_s(),
         )
 
 
-def answer_to(published: Published) -> Answer:
-    """201 for a new message, 202 for a duplicate, as the live service answers."""
-    if published.deduplicated:
-        return Answer(202, b'{"messageId":"%s","deduplicated":true}' % message_text(published.id).encode())
-    return Answer(201, b'{"messageId":"%s"}' % message_text(published.id).encode())
+def _head(scope: Scope) -> _Head:
+    token, length, telling, parameters = None, None, [], ""
+    for pair in scope["headers"]:
+        name = pair[0]
+        if name[:8] == _UPSTASH or name == b"content-type":
+            telling.append(pair)
+        elif name == b"authorization":
+            token = bearer(pair[1].decode("latin-1"))
+        elif name == b"content-length":
+            length = int(pair[1])
+    if scope["query_string"]:
+        query = scope["query_string"].decode("latin-1")
+        if token is None:
+            token = token_in_query(query)
+        own, parameters = _split_query(query)
+        telling = own + telling
+    return _Head(token, length, tuple(telling), parameters)
+
+
+def _all(telling: tuple[tuple[bytes, bytes], ...], scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+    """... and the headers that may follow to the destination, if that is asked for."""
+    rest = [pair for pair in scope["headers"] if pair[0][:8] != _UPSTASH and pair[0] != b"content-type"]
+    return (*telling, *rest)
+
+
+def _makes_a_schedule(method: str, path: bytes | None) -> bool:
+    """POST, but for an action: no destination looks like `{id}/pause`, which has no scheme before."""
+    return method == "POST" and _SCHEDULE_ACTION.fullmatch(path or b"") is None
+
+
+def _put_right_destination(destination: str, parameters: str) -> str:
+    if destination[:7] != "http://" and destination[:8] != "https://":
+        destination = _COLLAPSED_SCHEME.sub(r"\1://", destination, count=1)
+        if "://" not in destination:
+            destination = destination.rstrip("/")
+    return f"{destination}?{parameters}" if parameters else destination
 
 
 def _split_query(query: str) -> tuple[list[tuple[bytes, bytes]], str]:
@@ -198,8 +253,27 @@ def _put_right(path: str) -> str:
 
 
 _RESOURCES = {
-    name.lower(): name for name in ("messages", "dlq", "events", "logs", "keys", "rotate", "readiness", "liveness")
+    name.lower(): name
+    for name in (
+        "messages",
+        "dlq",
+        "queues",
+        "topics",
+        "schedules",
+        "flowControl",
+        "globalParallelism",
+        "bulkActions",
+        "events",
+        "logs",
+        "keys",
+        "rotate",
+        "readiness",
+        "liveness",
+    )
 }
 
-_ACTIONS = {("dlq", 0, "retry"), ("keys", 0, "rotate"), ("messages", 1, "retry")}
+_ACTIONS = {
+    ("dlq", 0, "retry"), ("keys", 0, "rotate"), ("messages", 1, "retry"), ("topics", 1, "endpoints"),
+    ("queues", 1, "pause"), ("queues", 1, "resume"), ("schedules", 1, "pause"), ("schedules", 1, "resume"),
+}  # fmt: skip
 """Fixed segments by their resource and place; what stands elsewhere is an id or a name."""

@@ -1,6 +1,7 @@
 """The log of events, under both of its paths."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -10,15 +11,20 @@ from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
 from postroad.api.query import Query, instant_of
 from postroad.api.wire import cursor_of, event_view
-from postroad.domain.ids import MessageId, parse_message_id
-from postroad.domain.log import IN_PROGRESS, Event, Position, State
+from postroad.domain.ids import MessageId, message_text, parse_message_id
+from postroad.domain.log import IN_PROGRESS, MOST_BODY_BYTES, Event, History, Position, State
 from postroad.domain.tenant import Caller
 from postroad.errors import InvalidField
 from postroad.store import log_events
+from postroad.store.log_searches import Search
 
 DEFAULT = 1000
 """Documented as 100, but clients count on seeing at least 400 events without asking for more."""
 MOST = 1000
+
+DEFAULT_MESSAGES = 10
+MOST_MESSAGES = 100
+"""Each comes with up to 1,000 events."""
 
 _CURSOR = re.compile(r"(\d{1,17})-([1-9A-HJ-NP-Za-km-z]{22})-(\d)")
 _FIRST_ID = MessageId(UUID(int=0))
@@ -26,50 +32,89 @@ _LAST_ID = MessageId(UUID(int=2**128 - 1))
 
 
 def router(context: Context, auth: Authentication) -> APIRouter:
-    """/v2/logs and /v2/events."""
+    """/v2/logs and /v2/events.
+
+    Both take `groupBy=messageId`, which gives messages with their events, and `trimBody`, which is how many bytes of
+    each body are shown; true means none. Of a larger body than 64 KiB the first 64 KiB are shown. A page has fewer
+    entries than asked for when their bodies are large; what tells that there are more is the cursor.
+    """
     routes = APIRouter(prefix="/v2", tags=["Logs"])
 
     @routes.get("/events", summary="List events")
     async def events(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The path that the SDKs use."""
-        page, cursor, trim = await _page(context, request, caller)
-        return json(_with_cursor({"events": [event_view(event, trim_body=trim) for event in page]}, cursor))
+        return json(await _page(context, request, caller, "events"))
 
     @routes.get("/logs", summary="List log entries")
     async def logs(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The documented path; its entries go by two names because documents and clients differ."""
-        page, cursor, trim = await _page(context, request, caller)
-        entries = [event_view(event, trim_body=trim) for event in page]
-        return json(_with_cursor({"logs": entries, "events": entries}, cursor))
+        return json(await _page(context, request, caller, "logs", "events"))
 
     return routes
 
 
-async def _page(context: Context, request: Request, caller: Caller) -> tuple[list[Event], str | None, bool]:
+async def _page(context: Context, request: Request, caller: Caller, *names: str) -> dict[str, Any]:
     query = Query.of(request)
-    count = query.take_int("count", default=DEFAULT, least=1, most=MOST)
+    is_grouped = _is_grouped(query)
+    most, default = (MOST_MESSAGES, DEFAULT_MESSAGES) if is_grouped else (MOST, DEFAULT)
+    body_bytes = _body_bytes(query)
+    search = _search(query, caller, limit=query.take_int("count", default=default, least=1, most=most))
+    query.ignore("api")
+    query.end()
+    content: dict[str, Any]
+    async with context.database.connection() as connection:
+        if is_grouped:
+            histories, more = await log_events.histories(connection, search, body_bytes=body_bytes)
+            content = {"messages": [_history_view(history) for history in histories]}
+        else:
+            events, more = await log_events.page(connection, search, body_bytes=body_bytes)
+            content = dict.fromkeys(names, _views(events))
+    return content if more is None else {"cursor": cursor_of(more), **content}
+
+
+def _search(query: Query, caller: Caller, *, limit: int) -> Search:
     states = query.take_all("state")
     cursor = query.take("cursor")
     order = query.take("order") or "latestFirst"
     if order not in ("latestFirst", "earliestFirst"):
         raise InvalidField("order", order, "latestFirst or earliestFirst")
     oldest_first = order == "earliestFirst"
-    trim = query.take_flag("trimBody")
-    filters = query.take_filters()
-    query.ignore("api")
-    query.end()
-    wanted = None if states is None else [state for text in states for state in _states(text)]
-    async with context.database.connection() as connection:
-        page, more = await log_events.page(
-            connection,
-            caller.tenant_id,
-            filters,
-            states=wanted,
-            after=_position(cursor, oldest_first=oldest_first) if cursor else None,
-            limit=count,
-            oldest_first=oldest_first,
-        )
-    return page, cursor_of(more) if more else None, trim
+    return Search(
+        caller.tenant_id,
+        query.take_filters(),
+        frozenset(State) if states is None else frozenset(state for text in states for state in _states(text)),
+        after=_position(cursor, oldest_first=oldest_first) if cursor else None,
+        limit=limit,
+        oldest_first=oldest_first,
+    )
+
+
+def _is_grouped(query: Query) -> bool:
+    by = query.take("groupBy")
+    if by not in (None, "", "messageId"):
+        raise InvalidField("groupBy", by or "", "messageId")
+    return by == "messageId"
+
+
+def _body_bytes(query: Query) -> int:
+    """How many bytes of each body are shown."""
+    text = (query.take("trimBody") or "false").lower()
+    match text:
+        case "false":
+            return MOST_BODY_BYTES
+        case "true":
+            return 0
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidField("trimBody", text, "a number of bytes, true or false")
+    return min(int(text[:18]), MOST_BODY_BYTES)
+
+
+def _views(events: Sequence[Event]) -> list[dict[str, Any]]:
+    return [event_view(event) for event in events]
+
+
+def _history_view(history: History) -> dict[str, Any]:
+    return {"messageId": message_text(history.message_id), "events": _views(history.events)}
 
 
 def _states(text: str) -> tuple[State, ...]:
@@ -93,7 +138,3 @@ def _position(text: str, *, oldest_first: bool) -> Position:
         raise InvalidField("cursor", text, "a cursor that an earlier page gave, or a Unix time in milliseconds")
     seconds, micros = divmod(int(match[1]), 1_000_000)
     return Position(instant_of(seconds * 1000).replace(microsecond=micros), identity, int(match[3]))
-
-
-def _with_cursor(content: dict[str, Any], cursor: str | None) -> dict[str, Any]:
-    return content if cursor is None else {"cursor": cursor, **content}

@@ -1,6 +1,5 @@
 """Messages: read, cancelled, released from their wait."""
 
-from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -71,7 +70,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             raise InvalidField("messageId", message_id, "a message that is not in a queue")
         if not released:
             raise NotFound("waiting message", message_id)
-        context.expect(timedelta(0))
+        context.wake()
         return Response(status_code=200)
 
     return routes

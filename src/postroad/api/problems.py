@@ -12,8 +12,13 @@ from postroad.errors import (
     DatabaseUnavailable,
     Forbidden,
     NotFound,
+    OnlyInDevelopment,
     PostroadError,
+    QuotaExceeded,
+    RateExceeded,
     Refused,
+    TooManyCalls,
+    TooManyMessages,
     Unauthenticated,
     Unavailable,
 )
@@ -45,22 +50,34 @@ def problem(error: PostroadError) -> Answer:
             return Answer(503, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
         case Unauthenticated():
             return Answer(401, body, (JSON, (b"www-authenticate", b"Bearer")))
+        case TooManyCalls():
+            # Never `RateLimit-Limit`, by which clients tell the two apart.
+            return Answer(429, body, (JSON, *_rate("burst-ratelimit", error)))
+        case TooManyMessages():
+            return Answer(429, body, (JSON, *_rate("ratelimit", error)))
         case _:
             return Answer(_status(error), body)
 
 
-def unexpected(error: Exception) -> Answer:
-    """A defect of ours: logged here, and told without details."""
-    _log.error("a request failed inside the server", exc_info=error)
+def unexpected(error: Exception, request_id: bytes) -> Answer:
+    """A defect of ours: logged here under the id of the request, and told without details."""
+    _log.error("request %s failed inside the server", request_id.decode(), exc_info=error)
     return Answer(500, orjson.dumps({"error": "internal error"}))
+
+
+def _rate(name: str, error: RateExceeded) -> list[tuple[bytes, bytes]]:
+    values = (("limit", error.limit), ("remaining", error.remaining), ("reset", error.resets_at_s))
+    return [(f"{name}-{field}".encode(), str(value).encode()) for field, value in values]
 
 
 def _status(error: PostroadError) -> int:
     match error:
         case NotFound():
             return 404
-        case Forbidden():
+        case Forbidden() | OnlyInDevelopment():
             return 403
+        case QuotaExceeded():
+            return 412
         case BodyTooLarge():
             return 413
         case Refused():

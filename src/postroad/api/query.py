@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
@@ -42,21 +43,7 @@ class Query:
     async def with_body(cls, request: Request) -> Query:
         """... and those of the JSON body that older clients send. An empty body says nothing."""
         query = cls.of(request)
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _MOST_BODY_BYTES:
-                raise BodyTooLarge(_MOST_BODY_BYTES)
-        if not body.strip():
-            return query
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object") from None
-        if not isinstance(document, dict):
-            raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object")
-        name: str
-        for name, value in document.items():
+        for name, value in (await document_of(request) or {}).items():
             # An empty list, or null, names nothing; it must never mean everything.
             query.values.setdefault(_ALIASES.get(name) or name, [])
             for item in value if isinstance(value, list) else [value]:
@@ -137,6 +124,24 @@ class Query:
         """Refuse whatever was not understood."""
         for name in self.values:
             raise UnknownParameter(name)
+
+
+async def document_of(request: Request, *, most_bytes: int = _MOST_BODY_BYTES) -> dict[str, Any] | None:
+    """The JSON object in the body of a request, None for an empty body. Raises `BodyTooLarge` or `InvalidField`."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most_bytes:
+            raise BodyTooLarge(most_bytes)
+    if not body.strip():
+        return None
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object")
+    return document
 
 
 def known_ids(texts: Iterable[str]) -> tuple[MessageId, ...]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from postroad.domain.callback import milliseconds
+from postroad.domain.callback import milliseconds, origin_names
 from postroad.domain.dead_letter import DeadLetter
 from postroad.domain.headers import header_map
-from postroad.domain.ids import message_text
+from postroad.domain.ids import MessageId, message_text
 from postroad.domain.log import Event, Position, State
-from postroad.domain.message import StoredMessage
+from postroad.domain.message import After, Message, Options, StoredMessage
 from postroad.domain.redaction import Redaction, parse_redaction, redacted_body
 from postroad.domain.reply import Headers
+from postroad.domain.schedule import Schedule, TickState
 from postroad.domain.tenant import SigningKeys
 
 _NOTHING = Redaction(body=False, all_headers=False, headers=frozenset())
+_NO_MESSAGE = MessageId(UUID(int=0))
 
 
 def message_view(stored: StoredMessage) -> dict[str, Any]:
@@ -32,12 +36,42 @@ def message_view(stored: StoredMessage) -> dict[str, Any]:
         "notBefore": milliseconds(stored.not_before),
         "createdAt": milliseconds(stored.created_at),
     }
-    for name, callback in (("callback", options.callback), ("failureCallback", options.failure_callback)):
-        if callback is not None:
-            view[name] = callback.url
-            if callback.options.headers:
-                view[f"{name}Header"] = _header(stored, callback.options.headers)
-    return view | _details(stored)
+    return view | _callbacks(stored) | _details(stored)
+
+
+def schedule_view(
+    schedule: Schedule, options: Options, *, states: Mapping[MessageId, TickState], now: datetime
+) -> dict[str, Any]:
+    """A schedule with what its own headers ask for, and how the messages of its last tick fare."""
+    request = schedule.request
+    size = len(request.body)
+    message = Message(_NO_MESSAGE, schedule.tenant_id, request.destination, options, request.body, size)
+    stored = StoredMessage(message, schedule.created_at)
+    view: dict[str, Any] = {
+        "scheduleId": schedule.id,
+        "cron": schedule.cron,
+        "destination": request.destination,
+        "createdAt": milliseconds(schedule.created_at),
+        "method": options.method,
+        "header": _header(stored, options.headers),
+        **_text("body", _redaction(stored), request.body or None),
+        "retries": options.retries,
+        "isPaused": schedule.paused,
+    }
+    if isinstance(options.when, After):
+        view["delay"] = int(options.when.delay.total_seconds())
+    if options.timeout is not None:
+        view["timeout"] = int(options.timeout.total_seconds())
+    if request.caller_ip is not None:
+        view["callerIP"] = view["callerIp"] = request.caller_ip
+    instants = {"lastScheduleTime": schedule.last_at, "nextScheduleTime": schedule.upcoming(now)}
+    view |= {name: milliseconds(instant) for name, instant in instants.items() if instant is not None}
+    last = {message_text(one): states[one].value for one in schedule.last_messages if one in states}
+    if last:
+        view["lastScheduleStates"] = last
+    if schedule.error is not None:
+        view["error"] = schedule.error
+    return view | _callbacks(stored) | _details(stored)
 
 
 def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:
@@ -51,8 +85,8 @@ def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:
     return view | _text("responseBody", _NOTHING, answer)
 
 
-def event_view(event: Event, *, trim_body: bool = False) -> dict[str, Any]:
-    """A line of the log. Two fields go by two names, because documents and clients differ."""
+def event_view(event: Event) -> dict[str, Any]:
+    """A line of the log, with as much of the bodies as the event has. Two fields go by two names, as clients differ."""
     stored, message, options = event.stored, event.stored.message, event.stored.message.options
     view: dict[str, Any] = {
         "time": milliseconds(event.position.at),
@@ -64,7 +98,9 @@ def event_view(event: Event, *, trim_body: bool = False) -> dict[str, Any]:
         "header": _header(stored, options.headers),
     }
     redaction = _redaction(stored)
-    if message.body and not trim_body:
+    if event.body_hash is not None:
+        view["body"] = f"REDACTED:{event.body_hash.hex()}"
+    elif message.body:
         view["body"] = redacted_body(message.body) if redaction.body else b64encode(message.body).decode()
     if event.next_due_at is not None:
         view["nextDeliveryTime"] = milliseconds(event.next_due_at)
@@ -73,8 +109,8 @@ def event_view(event: Event, *, trim_body: bool = False) -> dict[str, Any]:
     if event.state is State.ERROR and event.status is not None:
         view["responseStatus"] = event.status
         view["responseHeader"] = view["responseHeaders"] = header_map(event.headers)
-        if not trim_body:
-            view["responseBody"] = b64encode(event.body or b"").decode()
+        if event.body is not None:
+            view["responseBody"] = b64encode(event.body).decode()
     if options.timeout is not None:
         view["timeout"] = int(options.timeout / timedelta(milliseconds=1))
     for name, callback in (("callback", options.callback), ("failureCallback", options.failure_callback)):
@@ -119,9 +155,27 @@ def _text(name: str, redaction: Redaction, body: bytes | None) -> dict[str, str]
         return {f"{name}Base64": b64encode(body).decode()}
 
 
+def _callbacks(stored: StoredMessage) -> dict[str, Any]:
+    options = stored.message.options
+    view: dict[str, Any] = {}
+    for name, callback in (("callback", options.callback), ("failureCallback", options.failure_callback)):
+        if callback is not None:
+            view[name] = callback.url
+            if callback.options.headers:
+                view[f"{name}Header"] = _header(stored, callback.options.headers)
+    return view
+
+
 def _details(stored: StoredMessage) -> dict[str, Any]:
     message, options = stored.message, stored.message.options
-    view: dict[str, Any] = {}
+    view: dict[str, Any] = {**origin_names(message.origin)}
+    if options.queue is not None:
+        view["queueName"] = options.queue
+    if (flow := options.flow_control) is not None:
+        view["flowControlKey"] = flow.key
+        view["period"] = int(flow.period.total_seconds())
+        limits = {"parallelism": flow.parallelism, "rate": flow.rate}
+        view |= {name: value for name, value in limits.items() if value is not None}
     if message.caller_ip is not None:
         view["callerIP"] = message.caller_ip
     if options.labels:

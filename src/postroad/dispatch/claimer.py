@@ -72,23 +72,34 @@ class Claimer:
                 await self._waker.wait(busy=self._slots.in_use > 0)
 
     async def _turn(self, dispatcher_id: int) -> bool:
-        """One claim. True when there may be more to claim right now."""
+        """One look at everything that may be due. True when there may be more to claim right now."""
+        async with self._database.connection() as connection:
+            ahead = await deliveries.look_ahead(connection)
+        for wait in ahead.later:
+            self._waker.expect(wait)
+        more = self.backlogged = False
+        if ahead.is_entering:
+            async with self._database.transaction() as connection:
+                more = await deliveries.enter(connection) > 0
+        if ahead.is_flowing:
+            more = await self._claim_flow(dispatcher_id) or more
+        if ahead.is_due:
+            more = await self._claim(dispatcher_id) or more
+        return more
+
+    async def _claim(self, dispatcher_id: int) -> bool:
+        """Claim by due time while the open half of the slots has room, else fairly over the destinations."""
         limit = min(self._slots.open_to_any, messages.FETCH_LIMIT)
         async with self._database.connection() as connection:
             if limit:
-                wait = await deliveries.until_next_due(connection)
-                if wait is None or wait > timedelta(0):
-                    self.backlogged = False
-                    if wait is not None:
-                        self._waker.expect(wait)
-                    return False
                 with self._leasing():
                     claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
                     if not claimed:
                         claimed = await self._claim_suspect(connection, dispatcher_id)
-                    self.backlogged = len(claimed) >= limit
+                    is_full = len(claimed) >= limit
+                    self.backlogged = self.backlogged or is_full
                     await self._begin(connection, dispatcher_id, claimed)
-                return self.backlogged
+                return is_full
             limit = min(self._slots.free, messages.FETCH_LIMIT)
             if not limit:
                 return False
@@ -101,9 +112,23 @@ class Claimer:
                     saturated=self._slots.saturated(),
                     after=self._rotation,
                 )
-                self.backlogged = bool(claimed)
+                self.backlogged = self.backlogged or bool(claimed)
                 await self._begin(connection, dispatcher_id, claimed)
             return bool(claimed) or not ended
+
+    async def _claim_flow(self, dispatcher_id: int) -> bool:
+        """Claim within the limits of flow-control keys that have woken up. True when keys were looked at."""
+        limit = min(self._slots.free, messages.FETCH_LIMIT)
+        if not limit:
+            self.backlogged = True
+            return False
+        with self._leasing():
+            async with self._database.transaction() as connection:
+                claimed = await deliveries.claim_flow(connection, dispatcher_id, limit)
+            async with self._database.connection() as connection:
+                await self._begin(connection, dispatcher_id, claimed)
+        self.backlogged = len(claimed) >= limit
+        return True
 
     async def _claim_suspect(self, connection: Connection, dispatcher_id: int) -> list[Claimed]:
         """A message that has lost several dispatchers travels alone, so that it takes no other with it."""
@@ -124,7 +149,7 @@ class Claimer:
         try:
             for stored in await messages.fetch(connection, list(by_id)):
                 one = by_id.pop(stored.message.id)
-                self._start(Attempt(stored, one.lease, one.retried, one.destination))
+                self._start(Attempt(stored, one.lease, one.retried, one.destination, one.is_gated))
         finally:
             for one in by_id.values():
                 self._slots.release(one.destination)
@@ -134,4 +159,5 @@ class Claimer:
             _log.error("the messages of %d deliveries are missing, they are given up", len(by_id))
             reason = "the message is missing"
             gone = [Settlement(one.id, one.lease, Ended.FAILED, timedelta(0), reason=reason) for one in by_id.values()]
-            await deliveries.settle(connection, dispatcher_id, gone)
+            async with connection.transaction():
+                await deliveries.release(connection, await deliveries.settle(connection, dispatcher_id, gone))

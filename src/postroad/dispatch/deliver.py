@@ -30,11 +30,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What every attempt is made with. `max_timeout` is the default of one attempt, and its bound."""
+    """What every attempt is made with. `max_timeout` is the default of one attempt, and its bound.
+
+    `region` is named to receivers that hold keys for several.
+    """
 
     egress: Egress
     clock: Clock
     max_timeout: timedelta
+    region: str | None = None
 
 
 async def deliver(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> Finished:
@@ -71,7 +75,9 @@ def _request(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> O
     return OutgoingRequest(
         url=parse_url(message.url),
         method=message.options.method,
-        headers=request_headers(attempt, body, signing_key=signing_key, now_s=int(means.clock.now_s())),
+        headers=request_headers(
+            attempt, body, signing_key=signing_key, now_s=int(means.clock.now_s()), region=means.region
+        ),
         body=body,
         timeout=min(timeout, means.max_timeout).total_seconds(),
     )

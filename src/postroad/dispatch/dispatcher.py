@@ -15,6 +15,7 @@ from postroad.dispatch.claimer import Claimer
 from postroad.dispatch.deliver import Finished, Means, defective, deliver
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.janitor import Janitor
+from postroad.dispatch.scheduler import Scheduler
 from postroad.dispatch.settler import Settler
 from postroad.dispatch.slots import Slots
 from postroad.dispatch.waker import Waker
@@ -24,6 +25,7 @@ from postroad.errors import PostroadError
 from postroad.publish import Publisher
 from postroad.store import deliveries, dispatchers, hints, messages
 from postroad.store.engine import Database
+from postroad.store.retention import Retention
 from postroad.tenancy import Tenancy
 
 BEAT_EVERY_S = 3.0
@@ -52,12 +54,15 @@ class Dispatcher:
         clock: Clock,
         slots: int,
         max_timeout: timedelta,
+        retention: Retention,
+        schedule_catch_up: timedelta,
+        region: str | None = None,
     ) -> None:
         self.id: int | None = None
         self._database = database
         self._bodies = database.limited(2)
         self._tenancy = tenancy
-        self._means = Means(egress, clock, max_timeout)
+        self._means = Means(egress, clock, max_timeout, region)
         self._slots = Slots(slots)
         self._large = Slots(_LARGE_BODIES)
         self._large_freed = asyncio.Event()
@@ -66,7 +71,10 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leasing: set[float] = set()
         self._settler = Settler(database=database, publisher=publisher, gone=self._forget, expect=self.expect)
-        self._janitor = Janitor(database=database, publisher=publisher, expect=self.expect)
+        self._janitor = Janitor(database=database, publisher=publisher, retention=retention, expect=self.expect)
+        self._scheduler = Scheduler(
+            database=database, publisher=publisher, catch_up=schedule_catch_up, expect=self.expect
+        )
         self._claimer = Claimer(
             database=database,
             slots=self._slots,
@@ -192,6 +200,7 @@ class Dispatcher:
             loops.create_task(self._claimer.run(self.id))
             loops.create_task(self._settler.run(self.id))
             loops.create_task(self._janitor.run(self.id))
+            loops.create_task(self._scheduler.run())
             loops.create_task(hints.listen(self._database.url, self.expect))
 
     async def _abandon(self) -> None:
@@ -217,6 +226,7 @@ class Dispatcher:
                     async with own.connection() as connection:
                         if not await dispatchers.beat(connection, dispatcher_id):
                             raise DeclaredDeadError
+                    async with own.transaction() as connection:
                         strays = await deliveries.give_back(
                             connection, dispatcher_id, list(self._held), older_than=self._stray_age()
                         )

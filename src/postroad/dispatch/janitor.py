@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
+from uuid import UUID
 
 from postroad.domain.callback import callbacks
 from postroad.domain.dead_letter import dlq_id
@@ -14,14 +16,19 @@ from postroad.domain.outcome import FAILED
 from postroad.domain.reply import NoResponse
 from postroad.errors import InvalidDestination, PostroadError
 from postroad.publish import Publisher
-from postroad.store import deduplications, deliveries, dispatchers, messages, partitions
+from postroad.store import deduplications, deliveries, dispatchers, messages, partitions, retention, schedules
 from postroad.store.deliveries import Rescued
 from postroad.store.engine import Connection, Database
 from postroad.store.messages import NewMessage
+from postroad.store.retention import Day, Progress, Retention
 
 RESCUE_EVERY_S = 2.0
 PRUNE_EVERY_S = 30.0
+PRUNE_STEP = 5_000
+TICKS_KEPT = timedelta(days=1)
 PARTITIONS_EVERY_S = 3600.0
+HISTORY_EVERY_S = 3600.0
+HISTORY_FIRST_AFTER_S = 30.0
 
 _NO_OUTCOME = NoResponse("the message was given up after five attempts whose outcome was lost")
 
@@ -31,9 +38,12 @@ _log = logging.getLogger(__name__)
 class Janitor:
     """Every chore is idempotent and safe to run on several nodes at once."""
 
-    def __init__(self, *, database: Database, publisher: Publisher, expect: Callable[[timedelta], None]) -> None:
+    def __init__(
+        self, *, database: Database, publisher: Publisher, retention: Retention, expect: Callable[[timedelta], None]
+    ) -> None:
         self._database = database
         self._publisher = publisher
+        self._retention = retention
         self._expect = expect
 
     async def run(self, dispatcher_id: int) -> None:
@@ -46,6 +56,7 @@ class Janitor:
             chores.create_task(_every(RESCUE_EVERY_S, rescue))
             chores.create_task(_every(PRUNE_EVERY_S, self.prune))
             chores.create_task(_every(PARTITIONS_EVERY_S, self.make_partitions))
+            chores.create_task(_every(HISTORY_EVERY_S, self.prune_history, first_after_s=HISTORY_FIRST_AFTER_S))
 
     async def rescue(self, dispatcher_id: int) -> None:
         """Give the deliveries of dispatchers that stopped beating, oneself aside, back to everybody."""
@@ -57,25 +68,91 @@ class Janitor:
             if not dead:
                 return
             count = 0
+            taken: list[Rescued] = []
             while rescued := await deliveries.rescue(connection, dead):
                 count += len(rescued)
                 await self._report_poison(connection, [one for one in rescued if one.dead_letter_id is not None])
+                taken += [one for one in rescued if one.place is not None or one.flow_key_id is not None]
+            await deliveries.release(connection, taken)
             await dispatchers.forget(connection, dead)
         _log.warning("dispatchers %s are gone, %d deliveries were taken back from them", dead, count)
         if count:
             self._expect(timedelta(0))
 
     async def prune(self) -> None:
-        """Delete deduplication keys whose window is over."""
-        while True:
-            async with self._database.single() as connection:
-                if await deduplications.prune(connection, limit=5_000) < 5_000:
-                    return
+        """Delete deduplication keys whose window is over, and ticks that nobody could fire again."""
+        for step in (deduplications.prune, partial(schedules.prune_ticks, older_than=TICKS_KEPT)):
+            pruned = PRUNE_STEP
+            while pruned == PRUNE_STEP:
+                async with self._database.single() as connection:
+                    pruned = await step(connection, limit=PRUNE_STEP)
 
     async def make_partitions(self) -> None:
         """Keep a week of partitions ahead."""
         async with self._database.transaction() as connection:
             await partitions.make(connection)
+
+    async def prune_history(self) -> None:
+        """Drop and delete what is older than its retention. One node does it at a time, the others leave it to that."""
+        kept = self._retention
+        async with self._database.transaction() as turn:
+            if not await retention.alone(turn):
+                return
+            async with self._database.connection() as connection:
+                oldest = await retention.oldest_day(connection, kept.log)
+                days = await retention.days_before(connection, oldest)
+            letters = await self._all(turn, partial(retention.prune_dead_letters, older_than=kept.dead_letters))
+            cancellations = await self._all(turn, partial(retention.prune_cancellations, log=kept.log))
+            dropped = await self._drop_all(turn, days)
+            stragglers = await self._all(turn, partial(retention.prune_kept, oldest=oldest))
+        if dropped or letters or cancellations or stragglers:
+            _log.info(
+                "pruned: %s; dead letters %d, cancellations %d, messages kept beyond their day %d",
+                ", ".join(dropped) or "no days", letters, cancellations, stragglers,
+            )  # fmt: skip
+
+    async def _drop_all(self, turn: Connection, days: Sequence[Day]) -> list[str]:
+        """Drop days, as far as none has to wait: the others of its table would wait as well. Gives their names."""
+        dropped, blocked = [], set()
+        for day in days:
+            if day.parent not in blocked:
+                await retention.still_alone(turn)
+                if await self._drop(turn, day):
+                    dropped.append(day.table)
+                else:
+                    blocked.add(day.parent)
+        return dropped
+
+    async def _drop(self, turn: Connection, day: Day) -> bool:
+        """Drop a day, without what something still refers to. False when it has to wait for another turn."""
+        if day.has_messages and day.is_attached:
+            while await self._all(turn, partial(retention.keep, day=day)):
+                """Until a walk finds nothing left to move."""
+        async with self._database.connection() as connection:
+            detached = await retention.detach(connection, day)
+        if detached and day.has_messages and await self._all(turn, partial(retention.left_behind, day=day)):
+            # Somebody else has detached it: without its message, a delivery would be given up.
+            _log.warning("%s was detached with messages in it that are needed: it is attached again", day.table)
+            async with self._database.connection() as connection:
+                await retention.attach(connection, day)
+            return False
+        async with self._database.connection() as connection:
+            if detached and await retention.drop(connection, day):
+                return True
+        _log.info("%s is in use and cannot be dropped yet", day.table)
+        return False
+
+    async def _all(self, turn: Connection, step: Callable[[Connection, UUID], Awaitable[Progress]]) -> int:
+        """Take all the steps, each in a transaction of its own, while the turn is this node's; gives how many rows."""
+        total, after = 0, retention.START
+        while True:
+            await retention.still_alone(turn)
+            async with self._database.transaction() as connection:
+                count, last = await step(connection, after)
+            total += count
+            if last is None:
+                return total
+            after = last
 
     async def _report_poison(self, connection: Connection, buried: list[Rescued]) -> None:
         """The failure callbacks of messages that were buried without an answer."""
@@ -97,7 +174,7 @@ class Janitor:
         letter = dlq_id(buried.dead_letter_id, buried.failed_at)
         try:
             return [
-                self._publisher.report(message.tenant_id, publication, source_id=message.id)
+                self._publisher.unvetted(message.tenant_id, publication, source_id=message.id, place=buried.place)
                 for publication in callbacks(attempt, _NO_OUTCOME, FAILED, body=body, dlq_id=letter)
             ]
         except InvalidDestination as error:
@@ -105,8 +182,9 @@ class Janitor:
             return []
 
 
-async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, chore: Callable[[], Awaitable[None]], *, first_after_s: float = 0.0) -> None:
     """Run a chore again and again. The database's troubles pass; it is tried again at the next turn."""
+    await asyncio.sleep(first_after_s)
     while True:
         try:
             await chore()

@@ -18,7 +18,7 @@ from postroad.domain.outcome import Delivered, Failed, Retry, error_text
 from postroad.domain.reply import NoResponse, Response
 from postroad.errors import InvalidDestination, Unavailable
 from postroad.publish import Publisher
-from postroad.store.deliveries import Ended, Settled, Settlement, settle
+from postroad.store.deliveries import Ended, Settled, Settlement, release, settle
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import NewMessage, header_text
 from postroad.telemetry import attempt_ended
@@ -135,14 +135,15 @@ class Settler:
 
     async def _settle(self, dispatcher_id: int, batch: list[Finished], *, silent: bool) -> None:
         settlements = [_settlement(finished) for finished in batch]
-        if silent or not any(_is_reported(finished) for finished in batch):
+        if any(finished.attempt.is_gated or _is_reported(finished) for finished in batch):
+            async with self._database.transaction() as connection:
+                settled = await settle(connection, dispatcher_id, settlements)
+                reported = not silent and await self._report(connection, batch, settled)
+                await release(connection, settled)
+        else:
             async with self._database.single() as connection:
                 settled = await settle(connection, dispatcher_id, settlements)
             reported = False
-        else:
-            async with self._database.transaction() as connection:
-                settled = await settle(connection, dispatcher_id, settlements)
-                reported = await self._report(connection, batch, settled)
         took_effect = {one.id for one in settled}
         for finished in batch:
             attempt_ended(
@@ -153,7 +154,7 @@ class Settler:
                 took_effect=finished.attempt.message.id in took_effect,
             )
         waits = [finished.outcome.delay for finished in batch if isinstance(finished.outcome, Retry)]
-        if reported:
+        if reported or any(finished.attempt.is_gated for finished in batch):
             waits.append(timedelta(0))
         if waits:
             self._expect(min(waits))
@@ -180,7 +181,9 @@ class Settler:
             finished.attempt, finished.reply, finished.outcome, body=finished.body, dlq_id=letter
         ):
             try:
-                reports.append(self._publisher.report(message.tenant_id, publication, source_id=message.id))
+                reports.append(
+                    self._publisher.unvetted(message.tenant_id, publication, source_id=message.id, place=settled.place)
+                )
             except InvalidDestination as error:
                 # It was valid when the source was published, so only a newer version's rules get here.
                 _log.warning("a callback of %s is dropped: %s", message.id, error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from postroad.domain.headers import header_map
 from postroad.domain.ids import message_text
-from postroad.domain.message import Attempt, Callback
+from postroad.domain.message import Attempt, Callback, Origin
 from postroad.domain.outcome import Failed, Outcome, error_text
 from postroad.domain.publication import Publication
 from postroad.domain.reply import Reply, Response
@@ -38,7 +38,7 @@ def _report(callback: Callback, attempt: Attempt, reply: Reply, body: bytes, *, 
     if not any(name == "Content-Type" for name, _ in headers):
         headers = (("Content-Type", "application/json"), *headers)
     return Publication(
-        destination=callback.url,
+        url=callback.url,
         body=dumps(payload(attempt, reply, body, dlq_id=dlq_id), separators=(",", ":")).encode(),
         options=replace(callback.options, headers=headers),
         caller_ip=attempt.message.caller_ip,
@@ -63,6 +63,7 @@ def payload(attempt: Attempt, reply: Reply, body: bytes, *, dlq_id: str | None) 
         document["dlqId"] = dlq_id
     document |= {
         "sourceMessageId": message_text(message.id),
+        **origin_names(message.origin),
         "url": message.url,
         "method": message.options.method,
         "sourceHeader": header_map(message.options.headers),
@@ -73,6 +74,17 @@ def payload(attempt: Attempt, reply: Reply, body: bytes, *, dlq_id: str | None) 
     if message.caller_ip is not None:
         document["callerIP"] = message.caller_ip
     return document
+
+
+def origin_names(origin: Origin) -> dict[str, str]:
+    """What led to a message, by QStash's names; what did not is absent."""
+    names = {
+        "topicName": origin.url_group,
+        "endpointName": origin.endpoint,
+        "scheduleId": origin.schedule_id,
+        "api": origin.api,
+    }
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def milliseconds(instant: datetime) -> int:

@@ -27,6 +27,9 @@ class State(StrEnum):
 IN_PROGRESS = (State.ACTIVE, State.RETRY, State.ERROR)
 """What the filter value IN_PROGRESS stands for."""
 
+MOST_BODY_BYTES = 64 * 1024
+"""How much of a body an event shows; what a page holds in memory is a multiple of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -39,7 +42,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of the log, with the message it is about and, where an attempt ended, the response."""
+    """One event of the log, with the message it is about and, where an attempt ended, the response.
+
+    Bodies are cut, that of the message too, and None when none was asked for. `body_hash` is the SHA-256 of the whole
+    body of a message that may only be shown as a hash, and that is here not whole.
+    """
 
     position: Position
     state: State
@@ -49,3 +56,18 @@ class Event:
     status: int | None = None
     headers: Headers = ()
     body: bytes | None = None
+    body_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A message and those of its events that were asked for."""
+
+    message_id: MessageId
+    created_at: datetime
+    events: tuple[Event, ...]
+
+    @property
+    def position(self) -> Position:
+        """Where it stands among the histories: that of its creation."""
+        return Position(self.created_at, self.message_id, 0)

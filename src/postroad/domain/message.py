@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from postroad.domain.flow_control import FlowControl
 from postroad.domain.ids import MessageId
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
@@ -49,6 +50,8 @@ class Options:
     timeout: timedelta | None = None
     labels: tuple[str, ...] = ()
     redact: str | None = None
+    queue: str | None = None
+    flow_control: FlowControl | None = None
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -59,6 +62,22 @@ class Callback:
 
     url: str
     options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What stood between the publish and the message: the URL group and its endpoint, the schedule, `llm` for api/llm.
+
+    By name, as it was then; any of them may be gone by now.
+    """
+
+    url_group: str | None = None
+    endpoint: str | None = None
+    schedule_id: str | None = None
+    api: str | None = None
+
+
+DIRECT = Origin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +96,7 @@ class Message:
     body_bytes: int
     caller_ip: str | None = None
     source_id: MessageId | None = None
+    origin: Origin = DIRECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +122,15 @@ class StoredMessage:
 class Attempt:
     """A delivery that this process holds, made only by a claim or a hand-over.
 
-    `lease` is the fence: a settlement takes effect only while the delivery still has it.
+    `lease` is the fence: a settlement takes effect only while the delivery still has it. `is_gated` says that the
+    delivery is in a queue or under a flow-control key, so that its end may let others go.
     """
 
     stored: StoredMessage
     lease: int
     retried: int
     destination: int
+    is_gated: bool = False
 
     @property
     def message(self) -> Message:

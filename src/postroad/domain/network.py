@@ -103,6 +103,24 @@ def parse_policy(text: str) -> Policy:
     return Policy(preset, tuple(hosts), tuple(networks))
 
 
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """The networks of a comma list of addresses and networks, which may be empty. Raises InvalidValue.
+
+    > `10.0.0.0/8, 192.0.2.7, fd00::/8`
+    """
+    return tuple(_network(part.strip()) for part in text.split(",")) if text.strip() else ()
+
+
+def _network(entry: str) -> Network:
+    try:
+        network = ip_network(entry)
+    except ValueError:
+        raise InvalidValue(entry, "an address, or a network like 10.0.0.0/8 without bits behind its prefix") from None
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
+    return network
+
+
 def _rule(entry: str) -> HostRule | NetworkRule:
     is_bare_ipv6 = entry.count(":") > 1 and not entry.startswith("[")
     parts = None if is_bare_ipv6 else _ENTRY.fullmatch(entry)
@@ -215,6 +233,7 @@ NOT_FOR_HTTP = frozenset(
 
 # IPv4-mapped (RFC 4291), IPv4-translated (RFC 2765) and the well-known NAT64 prefix (RFC 6052).
 _TRANSPARENT = tuple(map(ip_network, ("::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+_MAPPED = IPv6Network("::ffff:0:0/96")
 _COMPATIBLE = ip_network("::/96")
 _LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
 _6TO4 = ip_network("2002::/16")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from postroad.domain.flow_control import FlowControl
 from postroad.domain.message import IMMEDIATELY, After, Callback, Immediately, NotBefore, Options
 
 DEFAULT_RETRIES = Options().retries
@@ -13,7 +14,7 @@ DEFAULT_RETRIES = Options().retries
 def to_json(options: Options, *, columns: bool = True) -> dict[str, Any]:
     """The options that differ from their default.
 
-    With `columns`, what has a column of its own (method, headers, labels) is left out; nested options have no columns.
+    With `columns`, what has a column of its own (method, headers, labels, queue) is left out; nested options have none.
     """
     stored: dict[str, Any] = {"retries": options.retries}
     match options.when:
@@ -29,6 +30,9 @@ def to_json(options: Options, *, columns: bool = True) -> dict[str, Any]:
         stored["timeout"] = int(options.timeout.total_seconds())
     if options.redact is not None:
         stored["redact"] = options.redact
+    if (flow := options.flow_control) is not None:
+        limits = {"parallelism": flow.parallelism, "rate": flow.rate, "period": int(flow.period.total_seconds())}
+        stored["flow_control"] = {"key": flow.key, **{k: v for k, v in limits.items() if v is not None}}
     for name, callback in (("callback", options.callback), ("failure_callback", options.failure_callback)):
         if callback is not None:
             stored[name] = {"url": callback.url, **to_json(callback.options, columns=False)}
@@ -39,7 +43,9 @@ def to_json(options: Options, *, columns: bool = True) -> dict[str, Any]:
     return stored
 
 
-def from_json(stored: dict[str, Any], *, method: str, headers: list[list[str]], labels: list[str]) -> Options:
+def from_json(
+    stored: dict[str, Any], *, method: str, headers: list[list[str]], labels: list[str], queue: str | None = None
+) -> Options:
     """The inverse of `to_json` with what the columns hold. Unknown keys, of a newer version, are left alone."""
     return Options(
         method=method,
@@ -50,6 +56,8 @@ def from_json(stored: dict[str, Any], *, method: str, headers: list[list[str]], 
         timeout=timedelta(seconds=stored["timeout"]) if "timeout" in stored else None,
         labels=tuple(labels),
         redact=stored.get("redact"),
+        queue=queue,
+        flow_control=_flow_control(stored.get("flow_control")),
         callback=_callback(stored.get("callback")),
         failure_callback=_callback(stored.get("failure_callback")),
     )
@@ -61,6 +69,13 @@ def _when(stored: dict[str, Any]) -> Immediately | After | NotBefore:
     if "delay" in stored:
         return After(timedelta(seconds=stored["delay"]))
     return IMMEDIATELY
+
+
+def _flow_control(stored: dict[str, Any] | None) -> FlowControl | None:
+    if stored is None:
+        return None
+    period = timedelta(seconds=stored["period"])
+    return FlowControl(stored["key"], stored.get("parallelism"), stored.get("rate"), period)
 
 
 def _callback(stored: dict[str, Any] | None) -> Callback | None:

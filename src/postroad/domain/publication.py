@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, TypeVar
 
 from postroad.domain.destination import parse_url
-from postroad.domain.duration import parse_duration
+from postroad.domain.flow_control import FlowControl
 from postroad.domain.headers import canonical, check_name, check_value, is_forwardable
 from postroad.domain.limits import Limits
-from postroad.domain.message import IMMEDIATELY, METHODS, After, Callback, NotBefore, Options
-from postroad.domain.redaction import parse_redaction
+from postroad.domain.message import DIRECT, IMMEDIATELY, After, Callback, NotBefore, Options, Origin
+from postroad.domain.publish_header import OPTIONS, ById, boolean
 from postroad.domain.retry_expression import parse_retry_expression
-from postroad.errors import InvalidDestination, InvalidField, InvalidValue, LimitExceeded, Unsupported
+from postroad.errors import InvalidDestination, InvalidField, InvalidValue, LimitExceeded
 
 T = TypeVar("T")
 
@@ -23,13 +23,6 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Unique:
     """Never a duplicate of anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class ById:
-    """A duplicate of what was published with the same id within the window."""
-
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +37,30 @@ BY_CONTENT = ByContent()
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """One publish, before it is known which messages it becomes: `destination` is a URL or the name of a URL group."""
+class Request:
+    """A publish as it was asked for, before its headers are read.
+
+    `destination` is a URL, the name of a URL group or `api/llm`; `fields` are pairs of a lower-case name and a value;
+    `schedule_id` is set where a schedule asks.
+    """
 
     destination: str
+    fields: Sequence[tuple[str, str]]
+    body: bytes
+    caller_ip: str | None = None
+    schedule_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message to be: `url` is where it goes, `origin` what led there."""
+
+    url: str
     body: bytes
     options: Options
     deduplication: Deduplication = UNIQUE
     caller_ip: str | None = None
+    origin: Origin = DIRECT
 
 
 @dataclass(slots=True)
@@ -72,15 +81,17 @@ def parse_options(
     now_s: float,
     path: str = "Upstash-",
     retries: int | None = None,
+    generation: int = 0,
 ) -> tuple[Options, Deduplication]:
     """The options and the deduplication that header fields ask for.
 
     `fields` are pairs of a lower-case name and a value; of a repeated option the last one counts, repeated
-    `Upstash-Forward-*` are all kept. `path` is the prefix that error texts show, `retries` the default. Raises
-    `InvalidField`, `InvalidDestination` or `LimitExceeded`.
+    `Upstash-Forward-*` are all kept. `path` is the prefix that error texts show, `retries` the default, `generation`
+    how many callbacks lie between the message and these options. Raises `InvalidField`, `InvalidDestination` or
+    `LimitExceeded`.
     """
     default = limits.default_retries if retries is None else retries
-    values, deduplication = _explicit(fields, limits, now_s, path, default)
+    values, deduplication = _explicit(fields, limits, now_s, path, default, generation)
     return Options(**{"retries": default, **values}), deduplication
 
 
@@ -102,7 +113,12 @@ def parse_overrides(fields: Iterable[tuple[str, str]], options: Options, *, limi
 
 
 def _explicit(
-    fields: Iterable[tuple[str, str]], limits: Limits, now_s: float, path: str, default_retries: int
+    fields: Iterable[tuple[str, str]],
+    limits: Limits,
+    now_s: float,
+    path: str,
+    default_retries: int,
+    generation: int = 0,
 ) -> tuple[dict[str, Any], Deduplication]:
     """The fields of `Options` that are asked for, and the deduplication."""
     draft = _Draft()
@@ -115,7 +131,7 @@ def _explicit(
         else:
             others.append((name, value))
     if draft.forwards_all:
-        draft.headers.extend((canonical(n), _checked_value(n, v)) for n, v in others if _may_follow(n))
+        draft.headers.extend((canonical(n), _checked_value(n, v)) for n, v in others if may_follow(n))
     _check_headers(draft.headers, limits, path)
     values = draft.values
     by_content = values.pop("by_content", False)
@@ -126,27 +142,32 @@ def _explicit(
         values["when"] = NotBefore(not_before)
     elif delay:
         values["when"] = After(delay)
+    key, limits_of_key = values.pop("flow_key", None), values.pop("flow_value", None)
+    if key is not None or limits_of_key is not None:
+        values["flow_control"] = _flow_control(key, limits_of_key, path)
     retries = values.get("retries", default_retries)
     if (expression := values.get("retry_delay")) is not None:
         values["retry_delay"] = _named(f"{path}Retry-Delay", lambda: parse_retry_expression(expression, retries).text)
     for name, lines in (("callback", draft.callback), ("failure_callback", draft.failure_callback)):
         if lines:
-            values[name] = _callback(name, lines, limits, now_s, path, retries)
+            values[name] = _callback(name, lines, limits, now_s, path, retries, generation + 1)
     if draft.headers:
         values["headers"] = tuple(draft.headers)
     return values, deduplication
 
 
-def deduplication_key(publication: Publication, url: str) -> bytes | None:
-    """The key of a publication to one endpoint, None when it is never a duplicate.
+def deduplication_key(publication: Publication) -> bytes | None:
+    """The key of a publication, None when it is never a duplicate.
 
-    Every field is length-prefixed, so that no two different lists of fields have one key.
+    Every endpoint of a URL group has its own. Every field is length-prefixed, so that no two different lists of fields
+    have one key.
     """
+    url = publication.url
     match publication.deduplication:
         case Unique():
             return None
         case ById(text):
-            parts = [b"id", url.encode() if publication.destination != url else b"", text.encode()]
+            parts = [b"id", url.encode() if publication.origin.url_group is not None else b"", text.encode()]
         case ByContent():
             headers = sorted((n.lower(), v) for n, v in publication.options.headers)
             parts = [b"content", url.encode(), publication.body]
@@ -159,7 +180,7 @@ def deduplication_key(publication: Publication, url: str) -> bytes | None:
 
 
 def _read(draft: _Draft, suffix: str, value: str, limits: Limits, path: str) -> None:
-    option = _OPTIONS.get(suffix)
+    option = OPTIONS.get(suffix)
     if option is not None:
         key, parse = option
         try:
@@ -182,130 +203,54 @@ def _read(draft: _Draft, suffix: str, value: str, limits: Limits, path: str) -> 
     elif suffix == "failure-callback" or suffix.startswith("failure-callback-"):
         draft.failure_callback.append((suffix[17:], value))
     elif suffix == "header-forward":
-        draft.forwards_all = _named(f"{path}Header-Forward", lambda: _boolean(value.strip(), limits))
-    elif suffix in _UNSUPPORTED:
-        raise Unsupported(path + canonical(suffix))
+        draft.forwards_all = _named(f"{path}Header-Forward", lambda: boolean(value.strip(), limits))
 
 
 def _callback(
-    name: str, lines: list[tuple[str, str]], limits: Limits, now_s: float, path: str, retries: int
+    name: str,
+    lines: list[tuple[str, str]],
+    limits: Limits,
+    now_s: float,
+    path: str,
+    retries: int,
+    generation: int,
 ) -> Callback:
     prefix = f"{path}{'Callback' if name == 'callback' else 'Failure-Callback'}"
     url = next((value.strip() for suffix, value in reversed(lines) if not suffix), None)
     if url is None:
         raise InvalidField(prefix, "", f"a URL, because {prefix}-{canonical(lines[0][0])} is given")
+    if generation > limits.max_callback_generations:
+        raise InvalidField(prefix, url, f"at most {limits.max_callback_generations} generations of callbacks")
+    if any(suffix == "queue-name" for suffix, _ in lines):
+        raise InvalidField(f"{prefix}-Queue-Name", "", "nothing: a callback goes in the place of its message")
     try:
         parse_url(url)
     except InvalidDestination as error:
         raise InvalidDestination(error.reason, field=prefix) from None
     nested = [(f"upstash-{suffix}", value) for suffix, value in lines if suffix]
-    options, _ = parse_options(nested, limits=limits, now_s=now_s, path=f"{prefix}-", retries=retries)
+    options, _ = parse_options(
+        nested, limits=limits, now_s=now_s, path=f"{prefix}-", retries=retries, generation=generation
+    )
     return Callback(url, options)
 
 
-def _method(text: str, limits: Limits) -> str:
-    method = text.upper()
-    if method not in METHODS:
-        raise InvalidValue(text, f"one of {', '.join(METHODS)}")
-    return method
+def _flow_control(
+    key: str | None, limits_of_key: tuple[int | None, int | None, timedelta] | None, path: str
+) -> FlowControl:
+    if key is None:
+        raise InvalidField(f"{path}Flow-Control-Key", "", f"a key, because {path}Flow-Control-Value is given")
+    if limits_of_key is None:
+        raise InvalidField(f"{path}Flow-Control-Value", "", "parallelism=N, rate=N, period=D for the key that is given")
+    return FlowControl(key, *limits_of_key)
 
 
-def _retries(text: str, limits: Limits) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise InvalidValue(text, "an integer of 0 or more")
-    if int(text) > limits.max_retries:
-        raise LimitExceeded("maxRetries", limits.max_retries, field="")
-    return int(text)
-
-
-def _delay(text: str, limits: Limits) -> timedelta:
-    delay = parse_duration(text, bare_seconds=True)
-    if delay > limits.max_delay:
-        raise LimitExceeded("maxDelay", int(limits.max_delay.total_seconds()), field="")
-    return delay
-
-
-def _not_before(text: str, limits: Limits) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 12:
-        raise InvalidValue(text, "a Unix time in seconds")
-    return int(text)
-
-
-def _timeout(text: str, limits: Limits) -> timedelta:
-    timeout = parse_duration(text, bare_seconds=True)
-    if not timeout:
-        raise InvalidValue(text, "a duration above zero such as 30s")
-    if timeout > limits.max_timeout:
-        raise LimitExceeded("maxTimeout", int(limits.max_timeout.total_seconds()), field="")
-    return timeout
-
-
-def _expression(text: str, limits: Limits) -> str:
-    return text
-
-
-def _by_id(text: str, limits: Limits) -> ById:
-    if ":" in text:
-        raise InvalidDeduplicationId
-    if not text or len(text) > limits.max_deduplication_id_length or not text.isprintable():
-        raise InvalidValue(text, f"1 to {limits.max_deduplication_id_length} printable characters")
-    return ById(text)
-
-
-def _boolean(text: str, limits: Limits) -> bool:
-    match text.lower():
-        case "true" | "1":
-            return True
-        case "false" | "0" | "":
-            return False
-    raise InvalidValue(text, "true or false")
-
-
-def _labels(text: str, limits: Limits) -> tuple[str, ...]:
-    labels = tuple(dict.fromkeys(label for part in text.split(",") if (label := part.strip())))
-    if any(not label.isprintable() for label in labels):
-        raise InvalidValue(text, "printable characters")
-    if len(labels) > limits.max_labels or any(len(label) > limits.max_label_length for label in labels):
-        raise InvalidValue(text, f"at most {limits.max_labels} labels of at most {limits.max_label_length} characters")
-    return labels
-
-
-def _redact(text: str, limits: Limits) -> str:
-    return parse_redaction(text).text()
-
-
-class InvalidDeduplicationId(InvalidField):
-    """QStash's own wording, which clients show to their users."""
-
-    def __init__(self) -> None:
-        super().__init__("Upstash-Deduplication-Id", "", "no colon")
-        self.args = ("DeduplicationId cannot contain ':'",)
-
-
-_OPTIONS: dict[str, tuple[str, Callable[[str, Limits], Any]]] = {
-    "method": ("method", _method),
-    "retries": ("retries", _retries),
-    "retry-delay": ("retry_delay", _expression),
-    "delay": ("delay", _delay),
-    "not-before": ("not_before", _not_before),
-    "timeout": ("timeout", _timeout),
-    "label": ("labels", _labels),
-    "redact-fields": ("redact", _redact),
-    "deduplication-id": ("deduplication", _by_id),
-    "content-based-deduplication": ("by_content", _boolean),
-}
-"""Header suffix → the field of `Options` (or of the draft) and its parser. A new publish header is one line here."""
-
-OPTION_NAMES = (*(canonical(name) for name in _OPTIONS), "Callback", "Failure-Callback", "Header-Forward")
+OPTION_NAMES = (*(canonical(name) for name in OPTIONS), "Callback", "Failure-Callback", "Header-Forward")
 """The headers of a publish without their prefix, for documentation."""
-
-_UNSUPPORTED = frozenset({"queue-name", "flow-control-key", "flow-control-value", "cron", "schedule-id"})
-"""Refused rather than ignored: a message that should have waited its turn must not overtake."""
 
 _NOT_FOLLOWING = frozenset({"authorization", "content-type", "cookie", "accept-encoding", "user-agent"})
 
 
-def _may_follow(name: str) -> bool:
+def may_follow(name: str) -> bool:
     """With `Upstash-Header-Forward: true` a request's own headers follow, but never what authenticated the caller."""
     return is_forwardable(name) and name not in _NOT_FOLLOWING
 

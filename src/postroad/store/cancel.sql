@@ -1,7 +1,7 @@
 -- $1 tenant, $2 ids. A waiting delivery goes at once; an active one ends with its attempt.
 -- The row lock orders this against claim and settle: after the answer no new attempt starts.
 with target as materialized (
-  select id, state from deliveries where tenant_id = $1 and id = any($2::uuid[]) order by id for update),
+  select id, state, queue_id from deliveries where tenant_id = $1 and id = any($2::uuid[]) order by id for update),
 gone as (delete from deliveries where id = any(array(select id from target where state <> 2))),
 asked as (
   update deliveries set cancel_requested_at = coalesce(cancel_requested_at, now())
@@ -10,4 +10,4 @@ logged as (
   insert into cancellations (message_id, tenant_id, canceled_at)
   select id, $1, case when state <> 2 then now() end from target
   on conflict (message_id) do update set canceled_at = coalesce(cancellations.canceled_at, excluded.canceled_at))
-select id from target
+select id, queue_id from target

@@ -19,7 +19,7 @@ claimed as (
   update deliveries d
   set state = 2, dispatcher_id = $1, lease = lease + 1, active_at = now(), unsettled_claims = unsettled_claims + 1
   where d.id = any(array(select id from due))
-  returning d.id, d.lease, d.retried, d.destination)
-select c.id, c.lease, c.retried, c.destination,
+  returning d.id, d.lease, d.retried, d.destination, d.queue_id is not null as is_gated)
+select c.id, c.lease, c.retried, c.destination, c.is_gated,
   (select max(destination) from turn) as stands_at, (select count(*) from turn where destination is not null) as seen
 from (select 1) as always left join claimed c on true

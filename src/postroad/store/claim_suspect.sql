@@ -8,4 +8,4 @@ due as materialized (
 update deliveries d
 set state = 2, dispatcher_id = $1, lease = lease + 1, active_at = now(), unsettled_claims = unsettled_claims + 1
 where d.id = any(array(select id from due))
-returning d.id, d.lease, d.retried, d.destination
+returning d.id, d.lease, d.retried, d.destination, d.queue_id is not null as is_gated

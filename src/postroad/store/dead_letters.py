@@ -80,6 +80,9 @@ def _matching(
             message.caller_ip,
             message.labels,
             message.source_id,
+            message.queue,
+            message.schedule_id,
+            message.url_group,
             message.body,
             func.coalesce(func.octet_length(message.body), 0).label("body_bytes"),
         )

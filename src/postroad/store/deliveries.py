@@ -15,7 +15,13 @@ from postroad.store.engine import Connection, statement
 _CLAIM_DUE = statement("claim_due")
 _CLAIM_FAIR = statement("claim_fair")
 _CLAIM_SUSPECT = statement("claim_suspect")
+_LOCK_FLOW = statement("lock_flow")
+_CLAIM_FLOW = statement("claim_flow")
+_ENTER = statement("enter")
 _SETTLE = statement("settle")
+_LOCK_QUEUES = statement("lock_queues")
+_RELEASE = statement("release")
+_WAKE_FLOW = statement("wake_flow")
 _CANCEL = statement("cancel")
 _LOCK_DEAD = statement("lock_dead")
 _RESCUE = statement("rescue")
@@ -25,6 +31,9 @@ FIRST_DESTINATION = -(2**63)
 """Where the rotation over destinations begins."""
 
 _DESTINATIONS_A_TURN = 200
+_FLOW_KEYS_A_TURN = 100
+_ENTERING_A_TURN = 500
+_NOW = timedelta(0)
 
 
 class Ended(IntEnum):
@@ -44,6 +53,40 @@ class Claimed:
     lease: int
     retried: int
     destination: int
+    is_gated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """How long until there is something to do, zero or less when it is now; None when nothing is in sight.
+
+    `due` is for waiting deliveries without a flow-control key, `flow` for the keys, `entering` for delayed messages of
+    queues.
+    """
+
+    due: timedelta | None
+    flow: timedelta | None
+    entering: timedelta | None
+
+    @property
+    def is_due(self) -> bool:
+        """There may be something to claim."""
+        return self.due is not None and self.due <= _NOW
+
+    @property
+    def is_flowing(self) -> bool:
+        """There are keys to be looked at."""
+        return self.flow is not None and self.flow <= _NOW
+
+    @property
+    def is_entering(self) -> bool:
+        """There are delayed messages whose turn in their queue has come to be fixed."""
+        return self.entering is not None and self.entering <= _NOW
+
+    @property
+    def later(self) -> list[timedelta]:
+        """Those that lie ahead."""
+        return [wait for wait in (self.due, self.flow, self.entering) if wait is not None and wait > _NOW]
 
 
 @dataclass(slots=True)
@@ -61,6 +104,14 @@ class Settlement:
     body: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a queue. A message and its callbacks have the same."""
+
+    queue_id: int
+    seq: int
+
+
 @dataclass(slots=True)
 class Settled:
     """A settlement that took effect."""
@@ -69,6 +120,8 @@ class Settled:
     canceled: bool
     dead_letter_id: int | None
     failed_at: datetime | None
+    place: Place | None
+    flow_key_id: int | None
 
 
 @dataclass(slots=True)
@@ -79,6 +132,8 @@ class Rescued:
     retried: int
     dead_letter_id: int | None
     failed_at: datetime | None
+    place: Place | None
+    flow_key_id: int | None
 
 
 async def claim_due(connection: Connection, dispatcher_id: int, limit: int) -> list[Claimed]:
@@ -109,6 +164,23 @@ async def claim_fair(
     return claimed, rows[0]["stands_at"], False
 
 
+async def claim_flow(connection: Connection, dispatcher_id: int, limit: int) -> list[Claimed]:
+    """Claim up to limit due deliveries within the limits of their flow-control keys, in the caller's transaction.
+
+    The keys are locked by one statement and counted under by the next: one that does both counts with the snapshot
+    from before it waited for the lock.
+    """
+    keys = [row["id"] for row in await connection.fetch(_LOCK_FLOW, _FLOW_KEYS_A_TURN)]
+    return [_claimed(row) for row in await connection.fetch(_CLAIM_FLOW, dispatcher_id, limit, keys)] if keys else []
+
+
+async def enter(connection: Connection) -> int:
+    """Give delayed messages of queues that fall due their places, in the caller's transaction; gives how many."""
+    rows = await connection.fetch(_ENTER, _ENTERING_A_TURN)
+    await release(connection, queue_ids={row["queue_id"] for row in rows})
+    return len(rows)
+
+
 async def settle(connection: Connection, dispatcher_id: int, settlements: Sequence[Settlement]) -> list[Settled]:
     """End attempts. Only those that the dispatcher still holds under the same lease take effect and come back."""
     columns: list[list[Any]] = [
@@ -123,12 +195,45 @@ async def settle(connection: Connection, dispatcher_id: int, settlements: Sequen
         [s.duration.total_seconds() for s in settlements],
     ]
     rows = await connection.fetch(_SETTLE, dispatcher_id, *columns)
-    return [Settled(row["id"], row["canceled"], row["dead_letter_id"], row["failed_at"]) for row in rows]
+    return [
+        Settled(
+            row["id"],
+            row["canceled"],
+            row["dead_letter_id"],
+            row["failed_at"],
+            None if row["seq"] is None else Place(row["queue_id"], row["seq"]),
+            row["flow_key_id"],
+        )
+        for row in rows
+    ]
+
+
+async def release(
+    connection: Connection, ended: Iterable[Settled | Rescued] = (), *, queue_ids: Iterable[int] = ()
+) -> None:
+    """Let go what waited behind deliveries that ended or were returned, and open the windows of queues.
+
+    The last step of every transaction that ends, returns or adds deliveries, or changes a queue. Whoever runs it takes
+    the locks of the queues and keys here, after those of the deliveries.
+    """
+    ended = list(ended)
+    queues = {*queue_ids, *(one.place.queue_id for one in ended if one.place is not None)}
+    keys = {one.flow_key_id for one in ended if one.flow_key_id is not None}
+    if queues:
+        await connection.fetch(_LOCK_QUEUES, list(queues))
+        keys |= {row["flow_key_id"] for row in await connection.fetch(_RELEASE, list(queues))}
+    if keys:
+        await connection.execute(_WAKE_FLOW, list(keys))
 
 
 async def cancel(connection: Connection, tenant_id: TenantId, ids: Sequence[MessageId]) -> int:
-    """Cancel what is unfinished of these messages; gives how many that were. Unknown ids are passed over."""
-    return len(await connection.fetch(_CANCEL, tenant_id, ids))
+    """Cancel what is unfinished of these messages, in the caller's transaction; gives how many that were.
+
+    Unknown ids are passed over.
+    """
+    rows = await connection.fetch(_CANCEL, tenant_id, ids)
+    await release(connection, queue_ids={row["queue_id"] for row in rows if row["queue_id"] is not None})
+    return len(rows)
 
 
 async def release_now(connection: Connection, tenant_id: TenantId, message_id: MessageId) -> bool | None:
@@ -139,10 +244,13 @@ async def release_now(connection: Connection, tenant_id: TenantId, message_id: M
     row = await connection.fetchrow(
         """
         with target as materialized (
-          select id, queue_id from deliveries
-          where tenant_id = $1 and id = $2 and state = 1 and cancel_requested_at is null for update),
+          select id, queue_id, flow_key_id from deliveries
+          where tenant_id = $1 and id = $2 and (state = 1 or state = 0) and cancel_requested_at is null for update),
         released as (
-          update deliveries d set due_at = now() from target where d.id = target.id and target.queue_id is null)
+          update deliveries d set due_at = now() from target where d.id = target.id and target.queue_id is null),
+        woken as (
+          update flow_keys k set wake_at = least(k.wake_at, now())
+          from target where k.id = target.flow_key_id and target.queue_id is null)
         select queue_id from target
         """,
         tenant_id,
@@ -160,10 +268,17 @@ async def give_back(
     *,
     older_than: timedelta = timedelta(0),
 ) -> int:
-    """Return deliveries that are leased to the dispatcher, but not under a lease in its memory; gives how many."""
+    """Return deliveries that are leased to the dispatcher, but not under a lease in its memory; gives how many.
+
+    In the caller's transaction.
+    """
     ids, leases = [one for one, _ in in_memory], [lease for _, lease in in_memory]
-    count: int = await connection.fetchval(_GIVE_BACK, dispatcher_id, ids, leases, older_than)
-    return count
+    rows = await connection.fetch(_GIVE_BACK, dispatcher_id, ids, leases, older_than)
+    await release(connection, queue_ids={row["queue_id"] for row in rows if row["queue_id"] is not None})
+    keys = {row["flow_key_id"] for row in rows if row["flow_key_id"] is not None}
+    if keys:
+        await connection.execute(_WAKE_FLOW, list(keys))
+    return len(rows)
 
 
 async def lock_dead(connection: Connection, but: int) -> list[int]:
@@ -174,19 +289,35 @@ async def lock_dead(connection: Connection, but: int) -> list[int]:
 async def rescue(connection: Connection, dead: Sequence[int]) -> list[Rescued]:
     """Take up to 1,000 deliveries from dead dispatchers that lock_dead returned in this transaction."""
     rows = await connection.fetch(_RESCUE, dead)
-    return [Rescued(row["id"], row["retried"], row["dead_letter_id"], row["failed_at"]) for row in rows]
+    return [
+        Rescued(
+            row["id"],
+            row["retried"],
+            row["dead_letter_id"],
+            row["failed_at"],
+            None if row["seq"] is None else Place(row["queue_id"], row["seq"]),
+            row["flow_key_id"],
+        )
+        for row in rows
+    ]
 
 
-async def until_next_due(connection: Connection) -> timedelta | None:
-    """How long until the earliest waiting delivery is due; zero or less when one is, None when none waits."""
-    wait: timedelta | None = await connection.fetchval(
+async def look_ahead(connection: Connection) -> Ahead:
+    """What is to be done next, and when."""
+    row = await connection.fetchrow(
         """
-        select due_at - clock_timestamp() from deliveries
-        where state = 1 and flow_key_id is null order by due_at limit 1
+        select
+          (select due_at - clock_timestamp() from deliveries
+           where state = 1 and flow_key_id is null order by due_at limit 1) as due,
+          (select wake_at - clock_timestamp() from flow_keys
+           where wake_at < 'infinity' order by wake_at limit 1) as flow,
+          (select due_at - clock_timestamp() from deliveries
+           where state = 0 and seq is null order by due_at limit 1) as entering
         """
     )
-    return wait
+    assert row is not None
+    return Ahead(row["due"], row["flow"], row["entering"])
 
 
 def _claimed(row: Any) -> Claimed:
-    return Claimed(row["id"], row["lease"], row["retried"], row["destination"])
+    return Claimed(row["id"], row["lease"], row["retried"], row["destination"], row["is_gated"])

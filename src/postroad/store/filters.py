@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, any_, false, func, literal
+from sqlalchemy import ColumnElement, FromClause, any_, bindparam, func, literal
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
@@ -34,35 +35,48 @@ class Filters:
         return bool(self.values)
 
 
-MESSAGE_FIELDS = frozenset(
-    {"url", "host", "path", "label", "callerIp", "topicName", "queueName", "scheduleId", "flowControlKey"}
-)
+ORDERED = {"scheduleId": "schedule_id", "queueName": "queue", "flowControlKey": "flow_key", "topicName": "url_group"}
+"""Filters whose column has an index that gives the messages of one value in the order of their creation."""
+
+MESSAGE_FIELDS = frozenset({"url", "host", "path", "label", "callerIp", *ORDERED})
 """Filters on the message, by their names in the API."""
 
 
 def on_message(messages: FromClause, filters: Filters) -> list[ColumnElement[bool]]:
     """The conditions on a row of messages, ids and instants aside."""
-    return [_condition(messages, name, values) for name, values in filters.values.items()]
+    return [
+        _condition(messages, name, literal(_prepared(name, values), ARRAY(Text)))
+        for name, values in filters.values.items()
+    ]
 
 
-def _condition(messages: FromClause, name: str, values: Sequence[str]) -> ColumnElement[bool]:
+def on_fields(messages: FromClause, names: Iterable[str]) -> list[ColumnElement[bool]]:
+    """The same for a statement that is used again and again: what `bound` gives is yet to be bound."""
+    return [_condition(messages, name, bindparam(f"of_{name}", type_=ARRAY(Text))) for name in names]
+
+
+def bound(filters: Filters) -> dict[str, list[str]]:
+    """What the conditions of `on_fields` compare with."""
+    return {f"of_{name}": _prepared(name, values) for name, values in filters.values.items()}
+
+
+def _prepared(name: str, values: Iterable[str]) -> list[str]:
+    return [value.lower() if name == "host" else value for value in values]
+
+
+def _condition(messages: FromClause, name: str, values: ColumnElement[Any]) -> ColumnElement[bool]:
     column = messages.c
+    if name in ORDERED:
+        return column[ORDERED[name]] == any_(values)
     match name:
         case "url":
-            return column.url == _any(values)
+            return column.url == any_(values)
         case "host":
-            return func.lower(func.substring(column.url, _HOST)) == _any([value.lower() for value in values])
+            return func.lower(func.substring(column.url, _HOST)) == any_(values)
         case "path":
-            return func.coalesce(func.nullif(func.substring(column.url, _PATH), ""), "/") == _any(values)
+            return func.coalesce(func.nullif(func.substring(column.url, _PATH), ""), "/") == any_(values)
         case "label":
-            return column.labels.op("&&")(literal(list(values), ARRAY(Text)))
+            return column.labels.op("&&")(values)
         case "callerIp":
-            return column.caller_ip == _any(values)
-        case "topicName" | "queueName" | "scheduleId" | "flowControlKey":
-            # No message of this version has one, so none matches.
-            return false()
+            return column.caller_ip == any_(values)
     raise AssertionError(name)
-
-
-def _any(values: Sequence[str]) -> ColumnElement[bool]:
-    return any_(literal(list(values), ARRAY(Text)))

@@ -3,7 +3,7 @@
 -- not been claimed. What was cancelled meanwhile ends here.
 -- By the clock and not by now(): a hand-over may commit while this transaction waits.
 with stray as materialized (
-  select id, cancel_requested_at is not null as canceled from deliveries d
+  select id, queue_id, flow_key_id, cancel_requested_at is not null as canceled from deliveries d
   where state = 2 and dispatcher_id = $1 and active_at <= clock_timestamp() - $4::interval
     and not exists (select from unnest($2::uuid[], $3::bigint[]) as m(id, lease) where m.id = d.id and m.lease = d.lease)
   order by id for update),
@@ -13,4 +13,4 @@ again as (
   update deliveries
   set state = 1, dispatcher_id = null, active_at = null, due_at = now(), unsettled_claims = greatest(unsettled_claims - 1, 0)
   where id = any(array(select id from stray where not canceled)))
-select count(*) from stray
+select queue_id, flow_key_id from stray

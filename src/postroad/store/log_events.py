@@ -2,225 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
 
 import orjson
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    FromClause,
-    Integer,
-    Select,
-    any_,
-    case,
-    cast,
-    exists,
-    literal,
-    null,
-    select,
-    tuple_,
-    union_all,
-)
-from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.ids import MessageId
-from postroad.domain.log import Event, Position, State
+from postroad.domain.log import MOST_BODY_BYTES, Event, History, Position, State
 from postroad.domain.message import StoredMessage
-from postroad.domain.tenant import TenantId
-from postroad.store import messages as stored_messages
-from postroad.store.deliveries import Ended
-from postroad.store.engine import Connection, Row, run
-from postroad.store.filters import Filters, on_message
-from postroad.store.tables import Instant, attempts, cancellations, deliveries, messages
+from postroad.domain.redaction import parse_redaction
+from postroad.store.engine import Connection, Row, statement
+from postroad.store.log_searches import Search, find, find_by_message
+from postroad.store.messages import message_of
 
+PAGE_BODY_BYTES = 16 * 1024 * 1024
+"""A page ends early when it would hold more of bodies: that of a message comes again with each of its events."""
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One of the tables that events come from."""
-
-    table: FromClause
-    tenant_id: ColumnElement[int]
-    message_id: ColumnElement[Any]
-    at: ColumnElement[datetime]
-    ordinal: int
-    state: ColumnElement[str]
-    lease: ColumnElement[int]
-    states: frozenset[State]
-    where: Sequence[ColumnElement[bool]] = ()
+_FETCH = statement("fetch")
 
 
 async def page(
-    connection: Connection,
-    tenant_id: TenantId,
-    filters: Filters,
-    *,
-    states: Collection[State] | None,
-    after: Position | None,
-    limit: int,
-    oldest_first: bool = False,
+    connection: Connection, search: Search, *, body_bytes: int = MOST_BODY_BYTES
 ) -> tuple[list[Event], Position | None]:
-    """Up to limit events beyond `after`, the newest first unless said otherwise; and the last one if there are more.
+    """Up to `search.limit` events, and the position of the last one if there are more.
 
-    Going down by (instant, message, ordinal) neither repeats nor skips an event, whatever is written meanwhile.
+    Going on by (instant, message, ordinal) neither repeats nor skips an event that was there at the start, whatever is
+    written meanwhile. Of each body come the first `body_bytes` bytes. An event whose message was dropped by retention
+    is left out.
     """
-    wanted = frozenset(states) if states is not None else frozenset(State)
-    parts = [
-        _part(source, tenant_id, filters, wanted, after, limit + 1, oldest_first)
-        for source in _sources()
-        if source.states & wanted
+    rows = await find(connection, search)
+    shown = rows[: search.limit]
+    details = await _details(connection, shown, body_bytes)
+    events = [details.event(row) for row in shown]
+    n = _fitting(0 if event is None else _body_bytes(event) for event in events)
+    return [event for event in events[:n] if event is not None], _position(rows[n - 1]) if n < len(rows) else None
+
+
+async def histories(
+    connection: Connection, search: Search, *, body_bytes: int = MOST_BODY_BYTES
+) -> tuple[list[History], Position | None]:
+    """Up to `search.limit` messages in the order of their creation, with their events; and the last one's position.
+
+    They come when they have events that match, and with these. `search.after` is the position of a history.
+    """
+    found = await find_by_message(connection, search)
+    shown = found[: search.limit]
+    details = await _details(connection, [row for _, rows in shown for row in rows], body_bytes)
+    page = [
+        History(message["id"], message["created_at"], tuple(e for row in rows if (e := details.event(row)) is not None))
+        for message, rows in shown
     ]
-    if not parts:
-        return [], None
-    merged = union_all(*parts).subquery()
-    keys = (merged.c.at, merged.c.message_id, merged.c.n)
-    order = keys if oldest_first else tuple(key.desc() for key in keys)
-    rows = await run(connection, select(merged).order_by(*order).limit(limit + 1))
-    last = rows[limit - 1] if len(rows) > limit else None
-    more = None if last is None else Position(last["at"], last["message_id"], last["n"])
-    return await _with_details(connection, rows[:limit]), more
+    n = _fitting(sum(_body_bytes(event) for event in history.events) for history in page)
+    return page[:n], page[n - 1].position if n < len(found) else None
 
 
-def _sources() -> list[_Source]:
-    """CREATED, ACTIVE of ended and of running attempts, ends of attempts, what followed, cancellations."""
-    a, d, c = attempts.c, deliveries.c, cancellations.c
-    nothing: ColumnElement[int] = cast(null(), BigInteger)
-    ended = case((a.outcome == Ended.DELIVERED, State.DELIVERED.value), else_=State.ERROR.value)
-    followed = case((a.next_due_at.is_not(None), State.RETRY.value), else_=State.FAILED.value)
-    return [
-        _source(messages, messages.c.id, messages.c.created_at, 0, State.CREATED, nothing),
-        _source(attempts, a.message_id, a.active_at, 1, State.ACTIVE, a.lease),
-        _source(deliveries, d.id, d.active_at, 1, State.ACTIVE, d.lease, d.state == 2),
-        _Source(
-            attempts,
-            a.tenant_id,
-            a.message_id,
-            a.ended_at,
-            2,
-            ended,
-            a.lease,
-            frozenset({State.DELIVERED, State.ERROR}),
-        ),
-        _Source(
-            attempts,
-            a.tenant_id,
-            a.message_id,
-            a.ended_at,
-            3,
-            followed,
-            a.lease,
-            frozenset({State.RETRY, State.FAILED}),
-            [a.outcome != Ended.DELIVERED, (a.outcome == Ended.FAILED) | a.next_due_at.is_not(None)],
-        ),
-        _source(cancellations, c.message_id, c.requested_at, 4, State.CANCEL_REQUESTED, nothing),
-        _source(cancellations, c.message_id, c.canceled_at, 5, State.CANCELED, nothing, c.canceled_at.is_not(None)),
-    ]
+@dataclass(frozen=True, slots=True)
+class _Details:
+    """What events show beside their keys."""
+
+    messages: Mapping[MessageId, StoredMessage]
+    hashes: Mapping[UUID, bytes | None]
+    attempts: Mapping[tuple[UUID, int], Row]
+
+    def event(self, row: Row) -> Event | None:
+        """The event with this key; None when its message is gone."""
+        stored = self.messages.get(row["message_id"])
+        if stored is None:
+            return None
+        event = Event(_position(row), State(row["state"]), stored, body_hash=self.hashes.get(row["message_id"]))
+        if event.state is State.CREATED and stored.not_before > stored.created_at:
+            return replace(event, next_due_at=stored.not_before)
+        attempt = self.attempts.get((row["message_id"], row["lease"]))
+        if attempt is None:
+            return event
+        match event.state:
+            case State.RETRY:
+                return replace(event, next_due_at=attempt["next_due_at"])
+            case State.ERROR:
+                headers = orjson.loads(attempt["header"]) if attempt["header"] else []
+                return replace(
+                    event,
+                    reason=attempt["reason"],
+                    status=attempt["status"],
+                    headers=tuple((name, value) for name, value in headers),
+                    body=attempt["body"],
+                )
+            case State.FAILED:
+                return replace(event, reason=attempt["reason"])
+        return event
 
 
-def _source(
-    table: FromClause,
-    message_id: ColumnElement[Any],
-    at: ColumnElement[Any],
-    ordinal: int,
-    state: State,
-    lease: ColumnElement[int],
-    *where: ColumnElement[bool],
-) -> _Source:
-    return _Source(
-        table, table.c.tenant_id, message_id, at, ordinal, literal(state.value), lease, frozenset({state}), where
-    )
-
-
-def _part(
-    source: _Source,
-    tenant_id: TenantId,
-    filters: Filters,
-    wanted: frozenset[State],
-    after: Position | None,
-    limit: int,
-    oldest_first: bool,
-) -> Any:
-    at, message_id, ordinal = source.at, source.message_id, literal(source.ordinal, Integer)
-    query: Select[Any] = (
-        select(
-            message_id.label("message_id"),
-            at.label("at"),
-            ordinal.label("n"),
-            source.state.label("state"),
-            source.lease.label("lease"),
-        )
-        .select_from(source.table)
-        .where(source.tenant_id == tenant_id, *source.where)
-    )
-    if after is not None:
-        key = tuple_(at, message_id, ordinal)
-        beyond = tuple_(literal(after.at, Instant), literal(after.message_id, UUID), literal(after.ordinal, Integer))
-        # The second condition says what follows from the first in words that an index understands.
-        ahead = (key > beyond, at >= after.at) if oldest_first else (key < beyond, at <= after.at)
-        query = query.where(*ahead)
-    if not source.states <= wanted:
-        query = query.where(source.state.in_([state.value for state in source.states & wanted]))
-    if filters.message_ids is not None:
-        query = query.where(message_id == any_(literal(list(filters.message_ids), ARRAY(UUID))))
-    if filters.since is not None:
-        query = query.where(at >= filters.since)
-    if filters.until is not None:
-        query = query.where(at <= filters.until)
-    if filters.are_on_messages:
-        if source.table is messages:
-            query = query.where(*on_message(messages, filters))
-        else:
-            m = messages.alias()
-            query = query.where(exists().where(m.c.id == message_id, *on_message(m, filters)))
-    order = (at, message_id) if oldest_first else (at.desc(), message_id.desc())
-    return query.order_by(*order).limit(limit).subquery().select()
-
-
-async def _with_details(connection: Connection, rows: Sequence[Row]) -> list[Event]:
+async def _details(connection: Connection, rows: Sequence[Row], body_bytes: int) -> _Details:
     ids = list({row["message_id"] for row in rows})
-    by_id = {one.message.id: one for one in await stored_messages.fetch(connection, ids)}
-    ended = [(row["message_id"], row["lease"]) for row in rows if row["n"] in (2, 3) and row["state"] != "DELIVERED"]
-    details = {(row["message_id"], row["lease"]): row for row in await _attempts(connection, ended)}
-    return [
-        _event(row, by_id[row["message_id"]], details.get((row["message_id"], row["lease"])))
-        for row in rows
-        if row["message_id"] in by_id
-    ]
+    stored = {one.message.id: one for one in map(message_of, await connection.fetch(_FETCH, ids, body_bytes))}
+    left = [one for one in stored.values() if one.message.body is None and one.message.body_bytes and body_bytes]
+    cut = {row["id"]: row for row in await _cut(connection, left, body_bytes)}
+    for one in left:
+        if one.message.id in cut:
+            stored[one.message.id] = replace(one, message=replace(one.message, body=cut[one.message.id]["body"]))
+    bad = [row for row in rows if row["state"] in (State.ERROR, State.RETRY, State.FAILED)]
+    attempts = await _attempts(connection, bad, body_bytes)
+    return _Details(
+        messages=stored,
+        hashes={identity: row["hash"] for identity, row in cut.items()},
+        attempts={(row["message_id"], row["lease"]): row for row in attempts},
+    )
 
 
-async def _attempts(connection: Connection, keys: Sequence[tuple[MessageId, int]]) -> list[Row]:
-    if not keys:
+async def _cut(connection: Connection, left: Sequence[StoredMessage], body_bytes: int) -> list[Row]:
+    """The beginnings of bodies that stayed behind, read no further than that; the hash where nothing else is shown."""
+    if not left:
         return []
     return await connection.fetch(
         """
-        select a.message_id, a.lease, a.outcome, a.status, a.reason, a.header,
-          substring(a.body for 65536) as body, a.next_due_at
-        from (select distinct * from unnest($1::uuid[], $2::bigint[]) as k(message_id, lease)) k
-        join attempts a on a.message_id = k.message_id and a.lease = k.lease
+        select k.id, case when k.hashed then sha256(m.body) end as hash,
+          case when not k.hashed then substring(m.body for $3) end as body
+        from unnest($1::uuid[], $2::boolean[]) as k(id, hashed)
+        cross join lateral (select body from messages where id = k.id limit 1) m
         """,
-        [message_id for message_id, _ in keys],
-        [lease for _, lease in keys],
+        [one.message.id for one in left],
+        [_is_hashed(one) for one in left],
+        body_bytes,
     )
 
 
-def _event(row: Row, stored: StoredMessage, attempt: Row | None) -> Event:
-    position = Position(row["at"], row["message_id"], row["n"])
-    state = State(row["state"])
-    if state is State.CREATED and stored.not_before > stored.created_at:
-        return Event(position, state, stored, next_due_at=stored.not_before)
-    if attempt is None or state not in (State.ERROR, State.RETRY, State.FAILED):
-        return Event(position, state, stored)
-    if state is State.RETRY:
-        return Event(position, state, stored, next_due_at=attempt["next_due_at"], reason=attempt["reason"])
-    headers = orjson.loads(attempt["header"]) if attempt["header"] else []
-    return Event(
-        position,
-        state,
-        stored,
-        reason=attempt["reason"],
-        status=attempt["status"],
-        headers=tuple((name, value) for name, value in headers),
-        body=attempt["body"],
+async def _attempts(connection: Connection, rows: Sequence[Row], body_bytes: int) -> list[Row]:
+    """The attempts of these ends of attempts, each looked up in the partition of its end."""
+    if not rows:
+        return []
+    keys = {(row["message_id"], row["lease"], row["at"]) for row in rows}
+    return await connection.fetch(
+        """
+        select a.message_id, a.lease, a.status, a.reason, a.header, a.next_due_at,
+          case when $4 > 0 then coalesce(substring(a.body for $4), '') end as body
+        from unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) as k(message_id, lease, ended_at)
+        cross join lateral (
+          select * from attempts
+          where attempts.message_id = k.message_id and attempts.lease = k.lease and attempts.ended_at = k.ended_at
+          limit 1) a
+        """,
+        *zip(*keys, strict=True),
+        body_bytes,
     )
+
+
+def _is_hashed(stored: StoredMessage) -> bool:
+    redact = stored.message.options.redact
+    return redact is not None and parse_redaction(redact).body
+
+
+def _position(row: Row) -> Position:
+    return Position(row["at"], row["message_id"], row["n"])
+
+
+def _body_bytes(event: Event) -> int:
+    return len(event.stored.message.body or b"") + len(event.body or b"")
+
+
+def _fitting(sizes: Iterable[int]) -> int:
+    """How many of the first fit into a page; one always does."""
+    n, total = 0, 0
+    for size in sizes:
+        total += size
+        if n and total > PAGE_BODY_BYTES:
+            return n
+        n += 1
+    return n

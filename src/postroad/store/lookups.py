@@ -17,6 +17,7 @@ from postroad.store.tables import deliveries, messages
 
 _FIND = """
 select m.id, m.tenant_id, m.created_at, m.url, m.method, m.header, m.options, m.caller_ip, m.labels, m.source_id,
+  m.queue, m.schedule_id, m.url_group,
   m.body, coalesce(octet_length(m.body), 0) as body_bytes
 from messages m
 where m.id = $1 and m.tenant_id = $2 and (

@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 
 from postroad.domain.ids import MessageId
-from postroad.domain.message import METHODS, After, Message, NotBefore, Options, StoredMessage
+from postroad.domain.message import DIRECT, METHODS, After, Message, NotBefore, Options, Origin, StoredMessage
 from postroad.domain.options import from_json, to_json
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
+from postroad.store.deliveries import Place, release
 from postroad.store.engine import Connection, Row, statement
 
 FETCH_LIMIT = 500
@@ -31,12 +32,35 @@ _METHOD_NUMBER = {method: number for number, method in enumerate(METHODS)}
 
 @dataclass(slots=True)
 class NewMessage:
-    """A message on its way into the store. `mine` asks for it to be leased to the inserting dispatcher at once."""
+    """A message on its way into the store.
+
+    `mine` asks for it to be leased to the inserting dispatcher at once; `place` is that of the message that it is a
+    callback of.
+    """
 
     message: Message
     destination: int
     deduplication_key: bytes | None = None
     mine: bool = False
+    place: Place | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing about it needs more than the two rows that every message has."""
+        options = self.message.options
+        return (
+            self.deduplication_key is None
+            and options.queue is None
+            and options.flow_control is None
+            and self.place is None
+            and self.message.origin is DIRECT
+        )
+
+    @property
+    def is_gated(self) -> bool:
+        """It may have to wait for others to end."""
+        options = self.message.options
+        return options.queue is not None or options.flow_control is not None or self.place is not None
 
 
 @dataclass(slots=True)
@@ -55,9 +79,10 @@ async def insert(
     """Store a group of messages, of any tenants, with one statement; answers come in the order of the group.
 
     Of equal deduplication keys inside the group the first goes in and the others take its answer. `window` is how
-    long a key lasts. Raises what the connection raises; commits nothing.
+    long a key lasts. Raises what the connection raises; commits nothing. A group with messages for queues needs a
+    transaction, because the queues are released by statements that follow.
     """
-    if all(new.deduplication_key is None for new in group):
+    if all(new.is_plain for new in group):
         [row] = await connection.fetch(_INSERT_PLAIN, *_columns(group), dispatcher_id)
         created_at, alive = row["created_at"], row["handed_over"]
         return [Stored(new.message.id, True, alive and new.mine, created_at) for new in group]
@@ -72,7 +97,8 @@ async def insert(
             unique.append(new)
         place.append(at)
     keys = [new.deduplication_key for new in unique]
-    rows = await connection.fetch(_INSERT, *_columns(unique), dispatcher_id, keys, window)
+    rows = await connection.fetch(_INSERT, *_columns(unique), dispatcher_id, keys, window, *_gates(unique))
+    await release(connection, queue_ids={row["queue_id"] for row in rows if row["queue_id"] is not None})
     answers: list[Stored] = []
     for new, at in zip(group, place, strict=True):
         stored_one = _stored(rows[at])
@@ -101,11 +127,12 @@ def message_of(row: Row) -> StoredMessage:
         id=row["id"],
         tenant_id=row["tenant_id"],
         url=row["url"],
-        options=_options(row["method"], row["header"], row["options"], tuple(row["labels"] or ())),
+        options=_options(row["method"], row["header"], row["options"], tuple(row["labels"] or ()), row["queue"]),
         body=row["body"],
         body_bytes=row["body_bytes"],
         caller_ip=row["caller_ip"],
         source_id=row["source_id"],
+        origin=_origin(row),
     )
     return StoredMessage(message, row["created_at"])
 
@@ -120,7 +147,7 @@ def _columns(group: Sequence[NewMessage]) -> list[list[Any]]:
         [_METHOD_NUMBER[option.method] for option in options],
         [_published_header_text(option.headers) for option in options],
         [message.body for message in messages],
-        [_options_text(option) for option in options],
+        [_options_text(message.options, message.origin) for message in messages],
         [message.caller_ip for message in messages],
         [",".join(option.labels) if option.labels else None for option in options],
         [message.source_id for message in messages],
@@ -128,6 +155,24 @@ def _columns(group: Sequence[NewMessage]) -> list[list[Any]]:
         [option.when.delay.total_seconds() if isinstance(option.when, After) else 0.0 for option in options],
         [_instant(option.when) if isinstance(option.when, NotBefore) else None for option in options],
         [new.mine for new in group],
+    ]
+
+
+def _gates(group: Sequence[NewMessage]) -> list[list[Any]]:
+    messages = [new.message for new in group]
+    flows = [message.options.flow_control for message in messages]
+    origins = [message.origin for message in messages]
+    places = [new.place for new in group]
+    return [
+        [message.options.queue for message in messages],
+        [None if flow is None else flow.key for flow in flows],
+        [None if flow is None else flow.parallelism for flow in flows],
+        [None if flow is None else flow.rate for flow in flows],
+        [None if flow is None else flow.period.total_seconds() for flow in flows],
+        [origin.url_group for origin in origins],
+        [origin.schedule_id for origin in origins],
+        [None if place is None else place.queue_id for place in places],
+        [None if place is None else place.seq for place in places],
     ]
 
 
@@ -145,18 +190,33 @@ _published_header_text = lru_cache(maxsize=256)(header_text)
 
 
 @lru_cache(maxsize=1024)
-def _options_text(options: Options) -> str:
-    return orjson.dumps(to_json(options)).decode()
+def _options_text(options: Options, origin: Origin) -> str:
+    stored = to_json(options)
+    for name in ("endpoint", "api"):
+        if (value := getattr(origin, name)) is not None:
+            stored[name] = value
+    return orjson.dumps(stored).decode()
+
+
+def _origin(row: Row) -> Origin:
+    url_group, schedule_id, options = row["url_group"], row["schedule_id"], row["options"] or ""
+    if url_group is None and schedule_id is None and '"api"' not in options:
+        return DIRECT
+    stored = orjson.loads(options or "{}")
+    return Origin(url_group, stored.get("endpoint"), schedule_id, stored.get("api"))
 
 
 @lru_cache(maxsize=1024)
-def _options(method: int, header: str | None, options: str | None, labels: tuple[str, ...]) -> Options:
+def _options(
+    method: int, header: str | None, options: str | None, labels: tuple[str, ...], queue: str | None
+) -> Options:
     return from_json(
         orjson.loads(options or "{}"),
         # What only a newer version knows becomes a method that egress refuses: the attempt fails, and is made again.
         method=METHODS[method] if method < len(METHODS) else f"unknown-{method}",
         headers=orjson.loads(header) if header else [],
         labels=list(labels),
+        queue=queue,
     )
 
 

@@ -18,5 +18,5 @@ canceled as (
 again as (
   update deliveries set state = 1, dispatcher_id = null, active_at = null, due_at = now()
   where id = any(array(select id from lost except select id from over)))
-select lost.id, lost.retried, buried.id as dead_letter_id, buried.failed_at
+select lost.id, lost.retried, buried.id as dead_letter_id, buried.failed_at, lost.queue_id, lost.seq, lost.flow_key_id
 from lost left join buried on buried.message_id = lost.id

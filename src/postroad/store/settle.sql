@@ -30,5 +30,5 @@ buried as (
   insert into dead_letters (tenant_id, message_id, status, reason, header, body)
   select tenant_id, id, status, reason, header, body from mine where outcome = 2
   returning id, message_id, failed_at)
-select mine.id, mine.canceled, buried.id as dead_letter_id, buried.failed_at
+select mine.id, mine.canceled, buried.id as dead_letter_id, buried.failed_at, mine.queue_id, mine.seq, mine.flow_key_id
 from mine left join buried on buried.message_id = mine.id

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     ForeignKey,
     Identity,
     Index,
@@ -39,7 +40,10 @@ tenants = Table(
     Column("id", Integer, Identity(always=True), primary_key=True),
     Column("name", Text, nullable=False),
     _now(),
+    Column("failure_callback", Text),
+    Column("parallelism", Integer),
     UniqueConstraint("name"),
+    CheckConstraint("parallelism > 0", name="tenants_parallelism_positive"),
 )
 
 tokens = Table(
@@ -78,18 +82,26 @@ messages = Table(
     Column("body", LargeBinary),
     Column("options", JSONB),
     Column("caller_ip", Text),
-    Column("queue_id", BigInteger),
-    Column("flow_key_id", BigInteger),
-    Column("schedule_id", BigInteger),
-    Column("url_group_id", BigInteger),
     Column("labels", ARRAY(Text)),
     Column("source_id", UUID),
+    # By name, because history outlives what it was published through.
+    Column("queue", Text),
+    Column("flow_key", Text),
+    Column("schedule_id", Text),
+    Column("url_group", Text),
     # Every page of the log and of the messages of a tenant.
     Index("messages_created", "tenant_id", "created_at", "id"),
-    # Filters by label, queue and schedule drive from these.
+    # Filters by these drive from an index of their own.
     Index("messages_by_label", "labels", postgresql_using="gin", postgresql_where=text("labels is not null")),
-    Index("messages_by_queue", "queue_id", "id", postgresql_where=text("queue_id is not null")),
-    Index("messages_by_schedule", "schedule_id", "id", postgresql_where=text("schedule_id is not null")),
+    *(
+        Index(name, "tenant_id", column, "created_at", "id", postgresql_where=text(f"{column} is not null"))
+        for name, column in (
+            ("messages_by_queue", "queue"),
+            ("messages_by_flow_key", "flow_key"),
+            ("messages_by_schedule", "schedule_id"),
+            ("messages_by_url_group", "url_group"),
+        )
+    ),
     postgresql_partition_by="list (kept)",
 )
 
@@ -114,7 +126,9 @@ deliveries = Table(
     Column("cancel_requested_at", Instant),
     CheckConstraint("state in (0, 1, 2)", name="deliveries_state_known"),
     CheckConstraint("(state = 2) = (dispatcher_id is not null)", name="deliveries_active_when_held"),
-    CheckConstraint("(queue_id is null) = (seq is null)", name="deliveries_seq_in_queue"),
+    CheckConstraint("seq is null or queue_id is not null", name="deliveries_seq_in_queue"),
+    # Held without a number: it takes one, and so its place in the queue, when it falls due.
+    CheckConstraint("state = 0 or (queue_id is null) = (seq is null)", name="deliveries_open_in_turn"),
     CheckConstraint("state <> 0 or queue_id is not null", name="deliveries_held_in_queue"),
     # claim_due and the waker's look ahead.
     Index("deliveries_due", "due_at", postgresql_where=text("state = 1 and flow_key_id is null")),
@@ -126,9 +140,13 @@ deliveries = Table(
     Index("deliveries_flow_active", "flow_key_id", postgresql_where=text("state = 2 and flow_key_id is not null")),
     # rescue and give_back.
     Index("deliveries_leased", "dispatcher_id", postgresql_where=text("state = 2")),
-    Index("deliveries_queue", "queue_id", "seq", "sub", unique=True, postgresql_where=text("queue_id is not null")),
+    # One message a place; its callbacks share it.
+    Index("deliveries_place", "queue_id", "seq", unique=True, postgresql_where=text("seq is not null and sub = 0")),
+    # release: the first places of a queue, and what is open beyond them.
+    Index("deliveries_queue", "queue_id", "seq", postgresql_where=text("seq is not null")),
     Index("deliveries_queue_open", "queue_id", "seq", postgresql_where=text("queue_id is not null and state <> 0")),
-    Index("deliveries_queue_held", "queue_id", "seq", postgresql_where=text("state = 0")),
+    # enter: delayed messages of queues.
+    Index("deliveries_entering", "due_at", postgresql_where=text("state = 0 and seq is null")),
     # A second open head of a FIFO queue is an error, not an overlap.
     Index("deliveries_fifo", "queue_id", unique=True, postgresql_where=text("fifo and state <> 0 and sub = 0")),
 )
@@ -205,4 +223,122 @@ dispatchers = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("node", Text),
     Column("alive_until", Instant, nullable=False),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("parallelism", Integer, nullable=False, server_default=text("1")),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("next_seq", BigInteger, nullable=False, server_default=text("0")),
+    _now(),
+    Column("updated_at", Instant, nullable=False, server_default=func.now()),
+    UniqueConstraint("tenant_id", "name", name="queues_name"),
+    CheckConstraint("parallelism > 0", name="queues_parallelism_positive"),
+)
+
+flow_keys = Table(
+    "flow_keys",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("parallelism", Integer),
+    Column("rate", Integer),
+    Column("period", Interval, nullable=False, server_default=text("'1 s'")),
+    Column("parallelism_pinned", Boolean, nullable=False, server_default=text("false")),
+    Column("rate_pinned", Boolean, nullable=False, server_default=text("false")),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("period_start", Instant),
+    Column("period_count", Integer, nullable=False, server_default=text("0")),
+    Column("wake_at", Instant, nullable=False, server_default=text("'infinity'")),
+    Column("used_at", Instant, nullable=False, server_default=func.now()),
+    UniqueConstraint("tenant_id", "key", name="flow_keys_key"),
+    CheckConstraint("parallelism > 0", name="flow_keys_parallelism_positive"),
+    CheckConstraint("rate > 0", name="flow_keys_rate_positive"),
+    # lock_flow.
+    Index("flow_keys_wake", "wake_at", postgresql_where=text("wake_at < 'infinity'")),
+)
+
+url_groups = Table(
+    "url_groups",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("endpoints", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("headers", JSONB, nullable=False, server_default=text("'[]'")),
+    _now(),
+    Column("updated_at", Instant, nullable=False, server_default=func.now()),
+    UniqueConstraint("tenant_id", "name", name="url_groups_name"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("tenant_id", Integer, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("cron", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    # The headers as they were sent: every tick reads them as a publish would.
+    Column("fields", JSONB, nullable=False),
+    Column("body", LargeBinary),
+    Column("caller_ip", Text),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("next_at", Instant, nullable=False),
+    Column("last_at", Instant),
+    Column("last_messages", ARRAY(UUID), nullable=False, server_default=text("'{}'")),
+    Column("error", Text),
+    _now(),
+    Column("updated_at", Instant, nullable=False, server_default=func.now()),
+    Index("schedules_due", "next_at", postgresql_where=text("not paused")),
+)
+
+schedule_ticks = Table(
+    "schedule_ticks",
+    metadata,
+    # A tick is its nominal time: the primary key is why none fires twice.
+    Column("tenant_id", Integer, primary_key=True),
+    Column("schedule_id", Text, primary_key=True),
+    Column("tick_at", Instant, primary_key=True),
+    Column("fired_at", Instant, nullable=False, server_default=func.now()),
+    Index("schedule_ticks_fired", "fired_at"),
+)
+
+bulk_actions = Table(
+    "bulk_actions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("filter", JSONB, nullable=False),
+    Column("filter_hash", LargeBinary, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("processed", BigInteger, nullable=False, server_default=text("0")),
+    Column("most", BigInteger),
+    Column("after", UUID),
+    Column("held_until", Instant, nullable=False),
+    _now(),
+    Column("completed_at", Instant),
+    # The same filter again, while it runs, is the same action.
+    Index(
+        "bulk_actions_running",
+        "tenant_id",
+        "kind",
+        "filter_hash",
+        unique=True,
+        postgresql_where=text("completed_at is null"),
+    ),
+    Index("bulk_actions_listed", "tenant_id", "created_at", "id"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant_id", Integer, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
 )

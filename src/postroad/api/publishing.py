@@ -1,0 +1,182 @@
+"""What publish, enqueue and batch have in common: requests become publications, and answers the shapes of QStash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+from postroad.api.context import Context
+from postroad.api.problems import Answer
+from postroad.domain.ids import message_text
+from postroad.domain.message import IMMEDIATELY
+from postroad.domain.publication import Publication, Request
+from postroad.domain.queue import parse_queue_name
+from postroad.domain.tenant import TenantId
+from postroad.errors import (
+    BodyTooLarge,
+    DelayedEnqueue,
+    EmptyDestination,
+    InvalidField,
+    InvalidValue,
+    LimitExceeded,
+    PostroadError,
+)
+from postroad.publish import Published
+
+QUEUE_NAME = "upstash-queue-name"
+
+_A_WHILE = 100
+"""Items of a batch that are read before others get their turn."""
+
+
+async def publish(context: Context, tenant_id: TenantId, request: Request, *, enqueue: bool = False) -> Answer:
+    """Publish to whatever a destination may be. The answer for a URL group is a bare array, one element an endpoint."""
+    async with context.database.connection() as connection:
+        groups = await context.publisher.groups(connection, tenant_id, [request.destination])
+    publications = context.publisher.read(request, groups)
+    if enqueue:
+        refuse_delay(publications)
+    answers = await context.intake.publish_all(tenant_id, publications)
+    if request.destination in groups:
+        status = 202 if all(isinstance(one, Published) and one.deduplicated for one in answers) else 201
+        return Answer(200 if enqueue and status == 201 else status, orjson.dumps([_element(one) for one in answers]))
+    [answer] = answers
+    if isinstance(answer, PostroadError):
+        raise answer
+    return answer_to(answer, enqueue=enqueue)
+
+
+async def publish_batch(context: Context, tenant_id: TenantId, body: bytes, caller_ip: str | None) -> Answer:
+    """Publish the items of a batch, all or none of them, in one transaction.
+
+    An item that is not valid refuses the batch, and the error says which one it is. Only what the database itself
+    refuses is answered in the place of its item.
+    """
+    requests, queued = await _items(context, body, caller_ip)
+    if not requests:
+        return Answer(200, b"[]")
+    async with context.database.connection() as connection:
+        groups = await context.publisher.groups(connection, tenant_id, {one.destination for one in requests})
+    publications: list[Publication] = []
+    sizes: list[int] = []
+    for index, request in enumerate(requests):
+        with _of_item(index):
+            read = context.publisher.read(request, groups)
+            if index in queued:
+                refuse_delay(read)
+            for publication in read:
+                context.publisher.unknown_urls(publication)
+        publications += read
+        sizes.append(len(read))
+        if index % _A_WHILE == _A_WHILE - 1:
+            await asyncio.sleep(0)
+    answers = iter(await context.intake.publish_all(tenant_id, publications))
+    content: list[Any] = []
+    for request, size in zip(requests, sizes, strict=True):
+        elements = [_element(next(answers)) for _ in range(size)]
+        if request.destination in groups:
+            content.append(elements)
+        else:
+            elements[0].pop("url", None)
+            content.append(elements[0])
+    return Answer(200, orjson.dumps(content))
+
+
+def answer_to(published: Published, *, enqueue: bool = False) -> Answer:
+    """201 for a new message, 202 for a duplicate, as the live service answers; enqueue has 200 for a new one."""
+    if published.deduplicated:
+        return Answer(202, b'{"messageId":"%s","deduplicated":true}' % message_text(published.id).encode())
+    return Answer(200 if enqueue else 201, b'{"messageId":"%s"}' % message_text(published.id).encode())
+
+
+def refuse_delay(publications: Sequence[Publication]) -> None:
+    """A message in a queue waits for its turn, not for a time. Raises `DelayedEnqueue`."""
+    for publication in publications:
+        if publication.options.when is not IMMEDIATELY:
+            raise DelayedEnqueue
+
+
+def queue_field(name: str) -> tuple[str, str]:
+    """The name of a queue in a path as the header that it stands for. Raises `InvalidField`."""
+    try:
+        return QUEUE_NAME, parse_queue_name(name)
+    except InvalidValue as error:
+        raise InvalidField("queueName", error.value, error.expected) from None
+
+
+async def _items(context: Context, body: bytes, caller_ip: str | None) -> tuple[list[Request], set[int]]:
+    """The requests of a batch, and which of them are for a queue."""
+    try:
+        items = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON array") from None
+    if not isinstance(items, list):
+        raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON array")
+    if len(items) > context.limits.max_batch_items:
+        raise LimitExceeded("maxBatchItems", context.limits.max_batch_items, field="body")
+    requests: list[Request] = []
+    queued: set[int] = set()
+    for index, item in enumerate(items):
+        with _of_item(index):
+            requests.append(_request(item, context.limits.max_body_bytes, caller_ip))
+            if item.get("queue"):
+                queued.add(index)
+        if index % _A_WHILE == _A_WHILE - 1:
+            await asyncio.sleep(0)
+    return requests, queued
+
+
+def _request(item: object, max_body_bytes: int, caller_ip: str | None) -> Request:
+    if not isinstance(item, dict):
+        raise InvalidField("item", _shown(item), "an object")
+    destination, headers, body, queue = (item.get(name) for name in ("destination", "headers", "body", "queue"))
+    if destination is None or destination == "":
+        raise EmptyDestination
+    if not isinstance(destination, str):
+        raise InvalidField("destination", _shown(destination), "a string")
+    if not isinstance(headers, dict | None):
+        raise InvalidField("headers", _shown(headers), "an object of strings")
+    if not isinstance(body, str | None):
+        raise InvalidField("body", _shown(body), "a string")
+    if not isinstance(queue, str | None):
+        raise InvalidField("queue", _shown(queue), "a string")
+    fields: list[tuple[str, str]] = []
+    for name, value in (headers or {}).items():
+        if not isinstance(value, str):
+            raise InvalidField(f"headers.{name}", _shown(value), "a string")
+        if name.lower() == "upstash-cron":
+            raise InvalidField(f"headers.{name}", value, "nothing: a batch makes no schedules")
+        fields.append((name.lower(), value))
+    if queue:
+        fields.append(queue_field(queue))
+    content = (body or "").encode()
+    if len(content) > max_body_bytes:
+        raise BodyTooLarge(max_body_bytes)
+    return Request(destination, tuple(fields), content, caller_ip)
+
+
+def _element(answer: Published | PostroadError) -> dict[str, Any]:
+    if isinstance(answer, PostroadError):
+        return {"error": f"failed to publish to url: {answer}"}
+    element: dict[str, Any] = {"messageId": message_text(answer.id), "url": answer.url}
+    if answer.deduplicated:
+        element["deduplicated"] = True
+    return element
+
+
+def _shown(value: object) -> str:
+    return orjson.dumps(value).decode()[:100]
+
+
+@contextmanager
+def _of_item(index: int) -> Iterator[None]:
+    """Say of an error which item of the batch it is about, the first one being 0."""
+    try:
+        yield
+    except PostroadError as error:
+        error.args = (f"{error} (item {index})",)
+        raise

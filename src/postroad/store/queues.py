@@ -1,0 +1,127 @@
+"""Queues: made, changed and deleted; their windows are opened by `deliveries.release`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Select, any_, case, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT, insert
+
+from postroad.domain.ids import MessageId
+from postroad.domain.queue import Queue
+from postroad.domain.tenant import TenantId
+from postroad.errors import QuotaExceeded
+from postroad.store.deliveries import release
+from postroad.store.engine import Connection, Row, run
+from postroad.store.tables import queues
+
+STATES = ("held", "waiting", "active")
+"""The states of a delivery by their numbers."""
+
+
+async def admit(connection: Connection, tenant_id: TenantId, names: Collection[str], *, most: int) -> None:
+    """Refuse new queues beyond what a tenant may have. Raises `QuotaExceeded`."""
+    count, known = await _count(connection, tenant_id, names)
+    if count + len(names) - known > most and known < len(names):
+        raise QuotaExceeded("maxQueues", most)
+
+
+async def upsert(connection: Connection, tenant_id: TenantId, name: str, *, parallelism: int, paused: bool) -> None:
+    """Make a queue, or change it, and open or close its window; in the caller's transaction."""
+    values = {"parallelism": parallelism, "paused": paused}
+    query = insert(queues).values(tenant_id=tenant_id, name=name, **values)
+    changed = query.on_conflict_do_update(constraint="queues_name", set_={**values, "updated_at": func.now()})
+    [row] = await run(connection, changed.returning(queues.c.id))
+    await release(connection, queue_ids=[row["id"]])
+
+
+async def set_paused(connection: Connection, tenant_id: TenantId, name: str, *, paused: bool) -> bool:
+    """Pause or resume a queue, in the caller's transaction; False when there is none of this name."""
+    query = (
+        queues.update()
+        .where(queues.c.tenant_id == tenant_id, queues.c.name == name)
+        .values(paused=paused, updated_at=func.now())
+        .returning(queues.c.id)
+    )
+    rows = await run(connection, query)
+    await release(connection, queue_ids=[row["id"] for row in rows])
+    return bool(rows)
+
+
+async def list_(connection: Connection, tenant_id: TenantId) -> list[Queue]:
+    """All queues of a tenant, by name."""
+    return await _queues(connection, select(queues).where(queues.c.tenant_id == tenant_id).order_by(queues.c.name))
+
+
+async def find(connection: Connection, tenant_id: TenantId, name: str) -> Queue | None:
+    """A queue and what is in it."""
+    query = select(queues).where(queues.c.tenant_id == tenant_id, queues.c.name == name)
+    found = await _queues(connection, query)
+    return found[0] if found else None
+
+
+async def remove(connection: Connection, tenant_id: TenantId, name: str) -> int | None:
+    """Delete a queue; gives the number under which its messages are still to be cancelled, None when there was none."""
+    query = queues.delete().where(queues.c.tenant_id == tenant_id, queues.c.name == name).returning(queues.c.id)
+    rows = await run(connection, query)
+    return rows[0]["id"] if rows else None
+
+
+async def orphans(
+    connection: Connection, *, limit: int, queue_id: int | None = None
+) -> list[tuple[TenantId, MessageId]]:
+    """Unfinished messages whose queue is gone and whose cancellation was not asked for; of one queue, or of any."""
+    rows = await connection.fetch(
+        """
+        select d.tenant_id, d.id from deliveries d
+        where (d.queue_id = $2 or ($2::bigint is null and d.queue_id is not null and d.state = 0))
+          and d.cancel_requested_at is null and not exists (select from queues q where q.id = d.queue_id)
+        limit $1
+        """,
+        limit,
+        queue_id,
+    )
+    return [(row["tenant_id"], row["id"]) for row in rows]
+
+
+async def stuck(connection: Connection) -> list[int]:
+    """Queues that could open their window and have not: there must be none."""
+    rows = await connection.fetch(
+        """
+        select q.id from queues q
+        where not q.paused
+          and exists (select from deliveries d where d.queue_id = q.id and d.seq is not null and d.state = 0)
+          and not exists (select from deliveries d where d.queue_id = q.id and d.state <> 0)
+        """
+    )
+    return [row["id"] for row in rows]
+
+
+async def _queues(connection: Connection, query: Select[tuple[object, ...]]) -> list[Queue]:
+    rows = await run(connection, query)
+    counts: dict[int, dict[str, int]] = {row["id"]: dict.fromkeys(STATES, 0) for row in rows}
+    if counts:
+        for row in await _counts(connection, list(counts)):
+            counts[row["queue_id"]][STATES[row["state"]]] = row["count"]
+    return [_queue(row, counts[row["id"]]) for row in rows]
+
+
+async def _counts(connection: Connection, queue_ids: Sequence[int]) -> list[Row]:
+    return await connection.fetch(
+        """
+        select queue_id, state, count(*) from deliveries
+        where queue_id = any($1::bigint[]) and sub = 0 group by 1, 2
+        """,
+        queue_ids,
+    )
+
+
+async def _count(connection: Connection, tenant_id: TenantId, names: Collection[str]) -> tuple[int, int]:
+    is_named = queues.c.name == any_(literal(list(names), ARRAY(TEXT)))
+    query = select(func.count(), func.count(case((is_named, 1)))).where(queues.c.tenant_id == tenant_id)
+    [row] = await run(connection, query)
+    return row[0], row[1]
+
+
+def _queue(row: Row, counts: dict[str, int]) -> Queue:
+    return Queue(row["name"], row["parallelism"], row["paused"], row["created_at"], row["updated_at"], counts)
