@@ -259,6 +259,33 @@ async def test_deleting_a_queue_cancels_what_waits_in_it(server: Running, receiv
     await server.settled(again)
 
 
+async def test_what_is_left_of_a_deleted_queue_is_cancelled_later(
+    server: Running, receiver: Receiver, connection: Connection
+) -> None:
+    await server.http.post("/v2/queues", json={"queueName": "q", "paused": True})
+    message_id = await enqueue(server, "q", receiver.url("/q"))
+    await connection.execute("delete from queues")
+    assert server.node.dispatcher is not None
+
+    await server.node.dispatcher._janitor.keep_queues()
+
+    assert (await server.states(message_id))[-1] == "CANCELED"
+
+
+async def test_a_queue_that_has_stopped_is_found_and_goes_on(
+    server: Running, receiver: Receiver, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.http.post("/v2/queues", json={"queueName": "q", "paused": True})
+    await enqueue(server, "q", receiver.url("/q"))
+    await connection.execute("update queues set paused = false")
+    assert server.node.dispatcher is not None
+
+    await server.node.dispatcher._janitor.keep_queues()
+
+    await receiver.next_request("/q")
+    assert "had stopped" in caplog.text
+
+
 async def test_a_retried_dead_letter_goes_to_the_end_of_its_queue(server: Running, receiver: Receiver) -> None:
     receiver.script("/a", status(500), ok())
     await enqueue(server, "q", receiver.url("/a"), Upstash_Retries="0")

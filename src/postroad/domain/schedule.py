@@ -119,8 +119,12 @@ def _is_kept(name: str, *, forwards_all: bool) -> bool:
     return name == "content-type" or (forwards_all and may_follow(name))
 
 
+@lru_cache(maxsize=1024)
 def next_tick(cron: Cron, after: datetime) -> datetime:
-    """The first tick after an instant. Raises `InvalidValue` when there is none."""
+    """The first tick after an instant. Raises `InvalidValue` when there is none.
+
+    Many schedules share an expression and fire at the same time, so it is remembered.
+    """
     try:
         return cron.next_after(after)
     except (ValueError, OverflowError, StopIteration):
@@ -150,7 +154,7 @@ def due(cron: Cron, next_at: datetime, now: datetime, *, catch_up: timedelta) ->
     return Due(tuple(ticks), older + len(recent) - len(ticks), next_tick(cron, now))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _options(fields: Headers, default_retries: int) -> Options:
     try:
         return parse_options(fields, limits=replace(_LENIENT, default_retries=default_retries), now_s=0)[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
-from typing import TypeAlias
+from itertools import count
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 from sqlalchemy import Executable
@@ -22,6 +23,10 @@ CALL_DEADLINE_S = 10.0
 """Every call has this deadline on the client: a statement_timeout would not bound a commit that waits for a standby."""
 
 MINIMUM_VERSION = 14
+
+TRIES = 5
+
+T = TypeVar("T")
 
 _dialect = dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
 
@@ -45,8 +50,11 @@ def sqlalchemy_url(url: str) -> str:
     return f"postgresql+asyncpg://{rest}"
 
 
-async def run(connection: Connection, query: Executable) -> list[Row]:
-    """Run a SQLAlchemy Core statement on an asyncpg connection, so that it shares that connection's transaction."""
+async def run(connection: Connection, query: Executable, *, deadline_s: float | None = None) -> list[Row]:
+    """Run a SQLAlchemy Core statement on an asyncpg connection, so that it shares that connection's transaction.
+
+    `deadline_s` takes the place of the deadline that every call has.
+    """
     compiled = query.compile(dialect=_dialect, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
     assert isinstance(compiled, SQLCompiler)
     values = compiled.params
@@ -55,7 +63,7 @@ async def run(connection: Connection, query: Executable) -> list[Row]:
         processors[name](values[name]) if name in processors else values[name]  # type: ignore[operator]
         for name in compiled.positiontup or ()
     ]
-    return await connection.fetch(str(compiled), *arguments)
+    return await connection.fetch(str(compiled), *arguments, timeout=deadline_s)
 
 
 class Database:
@@ -116,7 +124,7 @@ class Database:
                     yield connection
                 except BaseException:
                     # Of a lost connection the server rolls back by itself.
-                    with suppress(asyncpg.InterfaceError, OSError, asyncpg.PostgresError):
+                    with suppress(*_OF_THE_CLIENT, OSError, asyncpg.PostgresError):
                         await transaction.rollback()
                     raise
                 with _Notices(connection) as notices:
@@ -126,6 +134,20 @@ class Database:
                         raise OutcomeUnknown from error
                 if notices:
                     raise OutcomeUnknown
+
+    async def repeated(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do work in a transaction of its own, and all of it once more when it was the victim of a deadlock.
+
+        Nothing of a try that failed is stored. Raises what `transaction` raises, `TryAgain` after five tries.
+        """
+        for tried in count(1):
+            try:
+                async with self.transaction() as connection:
+                    return await work(connection)
+            except TryAgain:
+                if tried == TRIES:
+                    raise
+        raise AssertionError
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Connection]:
@@ -215,7 +237,10 @@ async def check_fitness(connection: Connection) -> None:
         )
 
 
-_LOST = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.QueryCanceledError,
+_OF_THE_CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver says itself, the second of a connection that the server closed in the midst of an answer."""
+
+_LOST = (OSError, TimeoutError, asyncpg.PostgresConnectionError, *_OF_THE_CLIENT, asyncpg.QueryCanceledError,
          asyncpg.OperatorInterventionError)  # fmt: skip
 """What leaves it open whether a commit took place."""
 
@@ -239,7 +264,13 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
                 raise DataRefused(_first_line(error)) from error
             case asyncpg.PostgresSyntaxError() | asyncpg.SyntaxOrAccessError():
                 return
-            case OSError() | TimeoutError() | asyncpg.PostgresError() | asyncpg.InterfaceError():
+            case (
+                OSError()
+                | TimeoutError()
+                | asyncpg.PostgresError()
+                | asyncpg.InterfaceError()
+                | asyncpg.InternalClientError()
+            ):
                 raise DatabaseUnavailable from error
 
 

@@ -1,4 +1,4 @@
-"""The end of history: days are dropped whole, what outlives its day is moved out before, the rest goes in small steps."""
+"""The end of history: days are dropped whole, what is still needed moves out before, the rest goes in small steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOCK = 7_064_116_843_113
 
 _NOT_NOW = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.UndefinedTableError, asyncpg.DeadlockDetectedError,
             asyncpg.QueryCanceledError, TimeoutError)  # fmt: skip
-"""A table that somebody reads for long, or that another node has detached or dropped: the next turn sees what is left."""
+"""Somebody reads the table for long, or another node has detached or dropped it: the next turn sees what is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,12 @@ async def keep(connection: Connection, after: UUID, *, day: Day) -> Progress:
     A reader sees each in one place at any moment, since the update is one statement.
     """
     ids, last = await _referred(connection, after, day)
-    if ids:
-        await connection.execute(
-            "update messages set kept = true where not kept and id >= $1 and id < $2 and id = any($3::uuid[])",
-            *day.ids,
-            ids,
-        )
-    return len(ids), last
+    status = await connection.execute(
+        "update messages set kept = true where not kept and id >= $1 and id < $2 and id = any($3::uuid[])",
+        *day.ids,
+        ids,
+    )
+    return affected(status), last
 
 
 async def left_behind(connection: Connection, after: UUID, *, day: Day) -> Progress:
