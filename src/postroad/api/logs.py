@@ -26,28 +26,27 @@ DEFAULT_MESSAGES = 10
 MOST_MESSAGES = 100
 """Each comes with up to 1,000 events."""
 
-_CURSOR = re.compile(r"(\d{1,17})-([1-9A-HJ-NP-Za-km-z]{22})-(\d)")
+_CURSOR = re.compile(r"(\d{1,17})-([1-9A-HJ-NP-Za-km-z]{22})-(\d)", re.ASCII)
 _FIRST_ID = MessageId(UUID(int=0))
 _LAST_ID = MessageId(UUID(int=2**128 - 1))
 
 
 def router(context: Context, auth: Authentication) -> APIRouter:
-    """/v2/logs and /v2/events.
-
-    Both take `groupBy=messageId`, which gives messages with their events, and `trimBody`, which is how many bytes of
-    each body are shown; true means none. Of a larger body than 64 KiB the first 64 KiB are shown. A page has fewer
-    entries than asked for when their bodies are large; what tells that there are more is the cursor.
-    """
+    """/v2/logs and /v2/events."""
     routes = APIRouter(prefix="/v2", tags=["Logs"])
 
     @routes.get("/events", summary="List events")
     async def events(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
-        """The path that the SDKs use."""
+        """The events of messages, the newest first; with `groupBy=messageId` messages with their events.
+
+        Of each body the first `trimBody` bytes are shown, none when it is true, and at most 64 KiB. A page is shorter
+        than `count` when its bodies are large; only a page without `cursor` is the last. This is the path of the SDKs.
+        """
         return json(await _page(context, request, caller, "events"))
 
     @routes.get("/logs", summary="List log entries")
     async def logs(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
-        """The documented path; its entries go by two names because documents and clients differ."""
+        """The same under the documented path; entries go by two names because documents and clients differ."""
         return json(await _page(context, request, caller, "logs", "events"))
 
     return routes
@@ -61,14 +60,14 @@ async def _page(context: Context, request: Request, caller: Caller, *names: str)
     search = _search(query, caller, limit=query.take_int("count", default=default, least=1, most=most))
     query.ignore("api")
     query.end()
-    content: dict[str, Any]
-    async with context.database.connection() as connection:
-        if is_grouped:
+    if is_grouped:
+        async with context.database.connection() as connection:
             histories, more = await log_events.histories(connection, search, body_bytes=body_bytes)
-            content = {"messages": [_history_view(history) for history in histories]}
-        else:
+        content: dict[str, Any] = {"messages": [_history_view(history) for history in histories]}
+    else:
+        async with context.database.connection() as connection:
             events, more = await log_events.page(connection, search, body_bytes=body_bytes)
-            content = dict.fromkeys(names, _views(events))
+        content = dict.fromkeys(names, _views(events))
     return content if more is None else {"cursor": cursor_of(more), **content}
 
 

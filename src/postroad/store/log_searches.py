@@ -17,6 +17,9 @@ from postroad.store.log_statements import Form, histories, matching, walk, windo
 FIRST_EVENTS = 1_000
 """How many events are looked at, at the least, before matching messages are looked for."""
 
+MOST_LISTED = 100_000
+"""How many messages or events are brought here to find a page; what a page is worth in memory."""
+
 _SLACK = timedelta(seconds=10)
 """How far the instants of one message may be out of order: its id is minted some time before or after now() of the
 transaction that stores it, and now() is when a transaction began, which may have waited for a lock since."""
@@ -35,7 +38,7 @@ class Search:
 
     @property
     def form(self) -> Form:
-        """What is bound to a statement of this form."""
+        """What its statements are chosen by."""
         filters = self.filters
         return Form(
             states=self.states,
@@ -48,8 +51,8 @@ class Search:
         )
 
     @property
-    def bound(self) -> dict[str, Any]:
-        """The values of its statements' parameters."""
+    def values(self) -> dict[str, Any]:
+        """What is bound to their parameters."""
         filters, after = self.filters, self.after
         return {
             "tenant_id": self.tenant_id,
@@ -74,14 +77,19 @@ async def find(connection: Connection, search: Search) -> list[Row]:
     so both are tried in turn, each time eight times as far: that is never much dearer than the better one alone.
     """
     filters = search.filters
+    if not search.states:
+        return []
     if filters.message_ids is not None:
         return (await _by_message(connection, search, len(filters.message_ids) + 1))[0]
     if not filters.are_on_messages:
         return (await _along_time(connection, search, search.limit + 1))[0]
     far, many = FIRST_EVENTS + 4 * search.limit, search.limit + 1
     while True:
-        for look, reach in ((_along_time, far), (_by_message, many)):
-            rows, are_all = await look(connection, search, reach)
+        rows, are_all = await _along_time(connection, search, far)
+        if are_all or len(rows) > search.limit:
+            return rows
+        if many <= MOST_LISTED:
+            rows, are_all = await _by_message(connection, search, many)
             if are_all or len(rows) > search.limit:
                 return rows
         far, many = 8 * far, 8 * many
@@ -92,26 +100,31 @@ async def find_by_message(connection: Connection, search: Search) -> list[tuple[
 
     `after` is the creation of a message, and `limit` counts messages. A message is there when it has an event that
     matches; only such events come with it, and at most the last `MOST_EVENTS_OF_A_MESSAGE`. Found in two ways in turn,
-    for the reason that `find` has.
+    for the reason that `find` has: through the messages, and, as long as these are few, through the events there are.
     """
-    far, many = FIRST_EVENTS + 4 * search.limit, search.limit + 1
+    if not search.states:
+        return []
+    groups: list[tuple[Row, list[Row]]] = []
+    far, many, rest = FIRST_EVENTS + 4 * search.limit, search.limit + 1, search
     while True:
-        found = await _matching(connection, search, many, until=search.filters.until, beyond=True)
-        with_events = await _with_events(connection, search, found)
-        if len(found) < many or len(with_events) > search.limit:
-            return with_events
-        rows, are_all = await _along_time(connection, replace(search, after=None, limit=far), far)
-        if are_all:
-            ids = tuple({row["message_id"] for row in rows})
-            of_these = replace(search, filters=replace(search.filters, message_ids=ids))
-            found = await _matching(connection, of_these, search.limit + 1, beyond=True)
-            return await _with_events(connection, search, found)
-        far, many = 8 * far, 8 * many
+        found = await _matching(connection, rest, many, until=search.filters.until, beyond=True)
+        groups += await _with_events(connection, search, found)
+        if len(found) < many or len(groups) > search.limit:
+            return groups
+        if far <= MOST_LISTED:
+            rows, are_all = await _along_time(connection, replace(search, after=None, limit=far), far)
+            if are_all:
+                ids = tuple({row["message_id"] for row in rows})
+                of_these = replace(search, filters=replace(search.filters, message_ids=ids))
+                found = await _matching(connection, of_these, search.limit + 1, beyond=True)
+                return await _with_events(connection, search, found)
+        rest = replace(search, after=Position(found[-1]["created_at"], found[-1]["id"], 0))
+        far, many = 8 * far, min(8 * many, MOST_LISTED)
 
 
 async def _along_time(connection: Connection, search: Search, reach: int) -> tuple[list[Row], bool]:
     """Those of the next `reach` events that match, and whether there are no more than that."""
-    rows = await walk(search.form).rows(connection, search.bound | {"reach": reach})
+    rows = await walk(search.form).rows(connection, search.values | {"reach": reach})
     if not search.filters.are_on_messages:
         return rows, len(rows) < reach
     return [row for row in rows if row["at"] is not None], rows[0]["seen"] < reach
@@ -125,7 +138,8 @@ async def _by_message(connection: Connection, search: Search, reach: int) -> tup
     such as retries; these are the late ones.
     """
     first, last = _span(search)
-    found = await _matching(connection, replace(search, oldest_first=False), reach, until=last)
+    created_until = None if search.filters.message_ids is not None else last
+    found = await _matching(connection, replace(search, oldest_first=False), reach, until=created_until)
     if are_all := len(found) < reach:
         first = None
     elif search.oldest_first:
@@ -141,7 +155,7 @@ async def _by_message(connection: Connection, search: Search, reach: int) -> tup
     since = search.filters.since if first is None else first
     within = replace(search, filters=replace(search.filters, since=since, until=last))
     minted_before = None if first is None else uuid.UUID(int=int((first + _SLACK).timestamp() * 1000) << 80)
-    values = within.bound | _listed_values(found) | {"created_before": first, "minted_before": minted_before}
+    values = within.values | _listed_values(found) | {"created_before": first, "minted_before": minted_before}
     return await window(within.form, late=first is not None).rows(connection, values), are_all
 
 
@@ -154,19 +168,25 @@ async def _matching(
     until: datetime | None = None,
     beyond: bool = False,
 ) -> list[Row]:
-    """The first messages (id, created_at) that match, from `since` to about `until`; `beyond` search.after if asked."""
-    instants = {"created_since": since, "created_until": None if until is None else until + _SLACK}
-    statement = matching(
-        replace(
-            search.form, after=beyond and search.after is not None, since=since is not None, until=until is not None
-        )
+    """The first messages (id, created_at) that match, from `since` to about `until`; `beyond` search.after if asked.
+
+    By label they cost as much as there are, because that index has no order; unless enough are nearby.
+    """
+    form = replace(
+        search.form, after=beyond and search.after is not None, since=since is not None, until=until is not None
     )
-    return await statement.rows(connection, search.bound | instants | {"reach": limit})
+    instants = {"created_since": since, "created_until": None if until is None else until + _SLACK}
+    values = search.values | instants | {"reach": limit, "far": FIRST_EVENTS + 4 * limit}
+    if form.by_label:
+        near = await matching(form, nearby=True).rows(connection, values)
+        if len(near) == limit:
+            return near
+    return await matching(form).rows(connection, values)
 
 
 async def _with_events(connection: Connection, search: Search, found: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     every = replace(search, after=None)
-    rows = await histories(every.form).rows(connection, every.bound | _listed_values(found))
+    rows = await histories(every.form).rows(connection, every.values | _listed_values(found))
     events: dict[uuid.UUID, list[Row]] = {row["id"]: [] for row in found}
     for row in rows:
         events[row["message_id"]].append(row)

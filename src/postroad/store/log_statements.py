@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
+    false,
     func,
     literal_column,
     or_,
@@ -52,6 +53,16 @@ class Form:
     until: bool
     oldest_first: bool
 
+    @property
+    def driving(self) -> str | None:
+        """The field whose index gives matching messages in order, unless they are given by their ids."""
+        return None if self.ids else next((name for name in ORDERED if name in self.fields), None)
+
+    @property
+    def by_label(self) -> bool:
+        """Nothing but the index on labels, which has no order, leads to matching messages."""
+        return "label" in self.fields and not self.ids and self.driving is None
+
 
 class Statement(NamedTuple):
     """A text, and its parameters: the names of all in their order, and the values of those that never change."""
@@ -73,11 +84,11 @@ def walk(form: Form) -> Statement:
     walked = _merged(form, [_part(form, source, limit=reach) for source in _sources(_ALL, form)]).limit(reach)
     if not form.fields:
         return _written(walked)
-    walk = walked.cte("walked").prefix_with("materialized")
-    matching = select(walk).join(_lookup(form, walk.c.message_id), true())
-    found = matching.order_by(*_order(form, walk)).limit(bindparam("most", type_=Integer)).subquery()
-    seen = select(func.count().label("seen")).select_from(walk).subquery()
-    return _written(select(seen, found).select_from(seen.outerjoin(found, true())).order_by(*_order(form, found)))
+    seen = walked.cte("walked").prefix_with("materialized")
+    of_matching = select(seen).join(_lookup(form, seen.c.message_id), true())
+    found = of_matching.order_by(*_order(form, seen)).limit(bindparam("most", type_=Integer)).subquery()
+    count = select(func.count().label("seen")).select_from(seen).subquery()
+    return _written(select(count, found).select_from(count.outerjoin(found, true())).order_by(*_order(form, found)))
 
 
 @lru_cache(maxsize=128)
@@ -101,31 +112,38 @@ def histories(form: Form) -> Statement:
 
 
 @lru_cache(maxsize=128)
-def matching(form: Form) -> Statement:
-    """The first messages that match, `reach` of them."""
+def matching(form: Form, *, nearby: bool = False) -> Statement:
+    """The first messages that match, `reach` of them; or those among the next `far` ones."""
     m, reach = messages.c, bindparam("reach", type_=Integer)
-    driving = None if form.ids else next((name for name in ORDERED if name in form.fields), None)
-    where = [m.tenant_id == _TENANT_ID, *on_fields(messages, [name for name in form.fields if name != driving])]
+    among = [m.tenant_id == _TENANT_ID]
     if form.since:
-        where.append(m.created_at >= bindparam("created_since", type_=Instant))
+        among.append(m.created_at >= bindparam("created_since", type_=Instant))
     if form.until:
-        where.append(m.created_at <= bindparam("created_until", type_=Instant))
+        among.append(m.created_at <= bindparam("created_until", type_=Instant))
     if form.after:
         key, place = tuple_(m.created_at, m.id), tuple_(*_AFTER[:2])
-        where.append(key > place if form.oldest_first else key < place)
-    query: Select[Any] = select(m.id, m.created_at).where(*where)
-    order, found = _by_creation(form, messages), query.subquery()
+        among.append(key > place if form.oldest_first else key < place)
+    found: FromClause
+    if nearby:
+        next_ones = select(messages).where(*among).order_by(*_by_creation(form, messages))
+        near = next_ones.limit(bindparam("far", type_=Integer)).subquery()
+        found = select(near.c.id, near.c.created_at).where(*on_fields(near, form.fields)).subquery()
+        return _written(select(found).order_by(*_by_creation(form, found)).limit(reach))
+    conditions = on_fields(messages, [name for name in form.fields if name != form.driving])
+    query: Select[Any] = select(m.id, m.created_at).where(*among, *conditions)
     if form.ids:
         wanted = _listed(id=bindparam("ids", type_=ARRAY(UUID)))
         found = _each(wanted, query.where(m.id == wanted.c.id)).subquery()
-    elif driving is not None:
+    elif form.driving is not None:
         # Value by value, because only then the index has them in order, and the first ones are read and no others.
-        wanted = _listed(value=bindparam(f"of_{driving}", type_=ARRAY(Text)))
-        of_value = query.where(m[ORDERED[driving]] == wanted.c.value).order_by(*order).limit(reach)
-        found = _each(wanted, of_value).subquery()
-    elif "label" in form.fields:
+        wanted = _listed(value=bindparam(f"of_{form.driving}", type_=ARRAY(Text)))
+        of_value = query.where(m[ORDERED[form.driving]] == wanted.c.value)
+        found = _each(wanted, of_value.order_by(*_by_creation(form, messages)).limit(reach)).subquery()
+    elif form.by_label:
         # All of them first: with the limit in sight the planner would go along time until it has met enough of them.
-        found = select(query.cte("labelled").prefix_with("materialized")).subquery()
+        found = query.cte("labelled").prefix_with("materialized")
+    else:
+        found = query.subquery()
     return _written(select(found).order_by(*_by_creation(form, found)).limit(reach))
 
 
@@ -141,6 +159,7 @@ class _Tables(NamedTuple):
     cancellations: FromClause
 
 
+_ZERO: ColumnElement[int] = literal_column("0", Integer)
 _ALL = _Tables(messages, attempts, deliveries, cancellations)
 _TENANT_ID = bindparam("tenant_id", type_=Integer)
 _AFTER = (
@@ -169,8 +188,8 @@ def _sources(tables: _Tables, form: Form) -> list[_Source]:
     """
     m, a, d, c = (table.c for table in tables)
     nothing: ColumnElement[Any] = literal_column("null::bigint", BigInteger)
-    delivered, bad = a.outcome == literal_column("0"), a.outcome != literal_column("0")
-    retried, failed = and_(bad, a.next_due_at.is_not(None)), a.outcome == literal_column("2")
+    delivered, bad = _often(a.outcome == _ZERO), a.outcome != _ZERO
+    retried, failed = and_(bad, a.next_due_at.is_not(None)), and_(bad, _often(a.outcome == literal_column("2")))
     leased, canceled = d.state == literal_column("2"), c.canceled_at.is_not(None)
     sources = [
         _Source(tables.messages, m.id, m.created_at, 0, nothing, {State.CREATED: true()}),
@@ -218,12 +237,18 @@ def _late(form: Form, source: _Source, *, limit: ColumnElement[int]) -> Select[A
 
 
 def _lookup(form: Form, message_id: ColumnElement[Any], *, before: ColumnElement[datetime] | None = None) -> FromClause:
-    """One row if the message matches, and was created before that instant."""
-    message = messages.alias()
-    query: Select[Any] = select(literal_column("1")).where(message.c.id == message_id, *on_fields(message, form.fields))
+    """One row if the message matches, and was created before that instant.
+
+    By its id first, and only then by the rest: without statistics, as of a day that has just begun, the planner may
+    think better of the index on queues and read all of a queue for each message.
+    """
+    m = messages.c
+    columns = [m.created_at, m.url, m.labels, m.caller_ip, *(m[name] for name in ORDERED.values())]
+    message = select(*columns).where(m.id == message_id).offset(_ZERO).correlate_except(messages).lateral()
+    query: Select[Any] = select(literal_column("1")).where(*on_fields(message, form.fields))
     if before is not None:
         query = query.where(message.c.created_at < before)
-    return query.limit(literal_column("1")).lateral()
+    return query.select_from(message).limit(literal_column("1")).lateral()
 
 
 def _part(
@@ -291,8 +316,16 @@ def _each(wanted: FromClause, one: Select[Any]) -> Select[Any]:
 
     OFFSET 0 keeps the planner from turning it into a join that reads a whole table to throw most of it away.
     """
-    rows = one.offset(literal_column("0")).lateral()
+    rows = one.offset(_ZERO).lateral()
     return select(rows).select_from(wanted.join(rows, true()))
+
+
+def _often(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition in words that the planner takes for true of every other row.
+
+    What it knows nothing of it takes for rare, and would then sort a whole day instead of going along an index.
+    """
+    return case((condition, true()), else_=false())
 
 
 def _written(query: Select[Any]) -> Statement:
