@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -278,3 +279,25 @@ async def test_an_unknown_path_answers_in_the_shape_of_errors(server: Running, p
 
     assert answer.status_code == 404
     assert isinstance(answer.json()["error"], str)
+
+
+async def test_what_a_callback_repeats_of_a_redacted_message_is_not_to_be_seen_either(
+    server: Running, receiver: Receiver
+) -> None:
+    await server.publish(
+        receiver.url("/x"),
+        "secret",
+        Upstash_Redact_Fields="header[Authorization]",
+        Upstash_Forward_Authorization="Bearer secret",
+        Upstash_Callback=receiver.url("/callback"),
+        Upstash_Callback_Redact_Fields="header[X-Own]",
+        Upstash_Callback_Forward_X_Own="mine",
+    )
+
+    request = await receiver.next_request("/callback")
+    assert json.loads(request.body)["sourceHeader"]["Authorization"] == ["Bearer secret"]
+    await server.settled(str(request.header("Upstash-Message-Id")))
+
+    for event in await server.events(url=receiver.url("/callback")):
+        assert event["body"].startswith("REDACTED:")
+        assert event["header"]["X-Own"][0].startswith("REDACTED:")

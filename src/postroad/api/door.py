@@ -73,7 +73,7 @@ class Door:
         name = request_id(scope["headers"])
         entry = _ENTRY.fullmatch(scope["raw_path"])
         if entry is None or (entry[1].lower() == b"schedules" and not _makes_a_schedule(scope["method"], entry[2])):
-            scope["path"] = _put_right(scope["path"])
+            scope["path"] = _put_right(scope["path"], scope["method"])
             await self._pass_on(scope, receive, send, name)
             return
         try:
@@ -242,13 +242,15 @@ async def _body(receive: Receive, length: int | None, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _put_right(path: str) -> str:
+def _put_right(path: str, method: str) -> str:
     """Clients say /v2/Schedules, //v2/keys and /v2/keys/; routes know one form."""
     if path.lstrip("/")[:3].lower() != "v2/":
         return path
     resource, *rest = path.strip("/").split("/")[1:] or [""]
     resource = _RESOURCES.get(resource.lower(), resource)
     rest = [part.lower() if (resource, n, part.lower()) in _ACTIONS else part for n, part in enumerate(rest)]
+    if resource == "flowControl" and method == "POST" and len(rest) > 1:
+        rest[-1] = _FLOW_CONTROL_ACTIONS.get(rest[-1].lower(), rest[-1])
     return "/".join(["/v2", resource, *rest])
 
 
@@ -277,3 +279,6 @@ _ACTIONS = {
     ("queues", 1, "pause"), ("queues", 1, "resume"), ("schedules", 1, "pause"), ("schedules", 1, "resume"),
 }  # fmt: skip
 """Fixed segments by their resource and place; what stands elsewhere is an id or a name."""
+
+_FLOW_CONTROL_ACTIONS = {name.lower(): name for name in ("pause", "resume", "pin", "unpin", "resetRate")}
+"""Behind a key, which may hold slashes itself."""

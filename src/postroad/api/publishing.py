@@ -16,6 +16,7 @@ from postroad.domain.message import IMMEDIATELY
 from postroad.domain.publication import Publication, Request
 from postroad.domain.queue import parse_queue_name
 from postroad.domain.tenant import TenantId
+from postroad.domain.url_group import UrlGroup
 from postroad.errors import (
     BodyTooLarge,
     DelayedEnqueue,
@@ -23,6 +24,7 @@ from postroad.errors import (
     InvalidField,
     InvalidValue,
     LimitExceeded,
+    NotFound,
     PostroadError,
 )
 from postroad.publish import Published
@@ -59,8 +61,7 @@ async def publish_batch(context: Context, tenant_id: TenantId, body: bytes, call
     requests, queued = await _items(context, body, caller_ip)
     if not requests:
         return Answer(200, b"[]")
-    async with context.database.connection() as connection:
-        groups = await context.publisher.groups(connection, tenant_id, {one.destination for one in requests})
+    groups = await _groups(context, tenant_id, requests)
     publications: list[Publication] = []
     sizes: list[int] = []
     for index, request in enumerate(requests):
@@ -106,6 +107,16 @@ def queue_field(name: str) -> tuple[str, str]:
         return QUEUE_NAME, parse_queue_name(name)
     except InvalidValue as error:
         raise InvalidField("queueName", error.value, error.expected) from None
+
+
+async def _groups(context: Context, tenant_id: TenantId, requests: Sequence[Request]) -> dict[str, UrlGroup]:
+    async with context.database.connection() as connection:
+        try:
+            return await context.publisher.groups(connection, tenant_id, {one.destination for one in requests})
+        except NotFound as error:
+            with _of_item([one.destination for one in requests].index(error.name)):
+                raise
+            raise AssertionError from None  # for mypy, which takes every context manager for one that may swallow
 
 
 async def _items(context: Context, body: bytes, caller_ip: str | None) -> tuple[list[Request], set[int]]:

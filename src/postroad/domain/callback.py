@@ -10,26 +10,39 @@ from typing import Any
 
 from postroad.domain.headers import header_map
 from postroad.domain.ids import message_text
-from postroad.domain.message import Attempt, Callback, Origin
-from postroad.domain.outcome import Failed, Outcome, error_text
+from postroad.domain.message import Attempt, Callback, Message, Options, Origin
+from postroad.domain.outcome import error_text
 from postroad.domain.publication import Publication
+from postroad.domain.redaction import parse_redaction
 from postroad.domain.reply import Reply, Response
 
 
+def failure_callback(message: Message, default: str | None) -> Callback | None:
+    """Where it is reported that a message has failed: as it says itself, else at the default URL of its tenant.
+
+    That callbacks have failed is reported at no default URL, or a report that cannot be delivered would be reported
+    again and again.
+    """
+    own = message.options.failure_callback
+    if own is not None or default is None or message.source_id is not None:
+        return own
+    return Callback(default, Options(retries=message.options.retries))
+
+
 def callbacks(
-    attempt: Attempt, reply: Reply, outcome: Outcome, *, body: bytes, dlq_id: str | None
+    attempt: Attempt, reply: Reply, *, failure_callback: Callback | None, body: bytes, dlq_id: str | None
 ) -> list[Publication]:
     """The publications that follow from a settled attempt.
 
-    A callback reports every attempt, a failure callback only the one that buried the message. `body` is what was
-    sent. Neither has the original's callbacks again.
+    A callback reports every attempt, the failure callback, which is None for all others, the one that buried the
+    message. `body` is what was sent. Neither has the original's callbacks again.
     """
-    options = attempt.message.options
+    callback = attempt.message.options.callback
     reports: list[Publication] = []
-    if options.callback is not None:
-        reports.append(_report(options.callback, attempt, reply, body, dlq_id=None))
-    if options.failure_callback is not None and isinstance(outcome, Failed):
-        reports.append(_report(options.failure_callback, attempt, reply, body, dlq_id=dlq_id))
+    if callback is not None:
+        reports.append(_report(callback, attempt, reply, body, dlq_id=None))
+    if failure_callback is not None:
+        reports.append(_report(failure_callback, attempt, reply, body, dlq_id=dlq_id))
     return reports
 
 
@@ -40,9 +53,16 @@ def _report(callback: Callback, attempt: Attempt, reply: Reply, body: bytes, *, 
     return Publication(
         url=callback.url,
         body=dumps(payload(attempt, reply, body, dlq_id=dlq_id), separators=(",", ":")).encode(),
-        options=replace(callback.options, headers=headers),
+        options=replace(callback.options, headers=headers, redact=_redaction(callback, attempt)),
         caller_ip=attempt.message.caller_ip,
     )
+
+
+def _redaction(callback: Callback, attempt: Attempt) -> str | None:
+    """A callback says what its message said: where that is not to be seen, neither is the callback's body."""
+    if attempt.message.options.redact is None:
+        return callback.options.redact
+    return parse_redaction(f"body,{callback.options.redact}" if callback.options.redact else "body").text()
 
 
 def payload(attempt: Attempt, reply: Reply, body: bytes, *, dlq_id: str | None) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class _Draft:
 
     values: dict[str, Any] = field(default_factory=dict)
     headers: list[tuple[str, str]] = field(default_factory=list)
+    content_type: str | None = None
     callback: list[tuple[str, str]] = field(default_factory=list)
     failure_callback: list[tuple[str, str]] = field(default_factory=list)
     forwards_all: bool = False
@@ -121,18 +122,7 @@ def _explicit(
     generation: int = 0,
 ) -> tuple[dict[str, Any], Deduplication]:
     """The fields of `Options` that are asked for, and the deduplication."""
-    draft = _Draft()
-    others: list[tuple[str, str]] = []
-    for name, value in fields:
-        if name.startswith("upstash-"):
-            _read(draft, name[8:], value, limits, path)
-        elif name == "content-type":
-            draft.headers.append(("Content-Type", _checked_value(name, value)))
-        else:
-            others.append((name, value))
-    if draft.forwards_all:
-        draft.headers.extend((canonical(n), _checked_value(n, v)) for n, v in others if may_follow(n))
-    _check_headers(draft.headers, limits, path)
+    draft = _drafted(fields, limits, path)
     values = draft.values
     by_content = values.pop("by_content", False)
     deduplication = values.pop("deduplication", None) or (BY_CONTENT if by_content else UNIQUE)
@@ -154,6 +144,25 @@ def _explicit(
     if draft.headers:
         values["headers"] = tuple(draft.headers)
     return values, deduplication
+
+
+def _drafted(fields: Iterable[tuple[str, str]], limits: Limits, path: str) -> _Draft:
+    """What each field says by itself. A forwarded `Content-Type` counts more than the request's own."""
+    draft = _Draft()
+    others: list[tuple[str, str]] = []
+    for name, value in fields:
+        if name.startswith("upstash-"):
+            _read(draft, name[8:], value, limits, path)
+        elif name == "content-type":
+            draft.content_type = _checked_value(name, value)
+        else:
+            others.append((name, value))
+    if draft.forwards_all:
+        draft.headers.extend((canonical(n), _checked_value(n, v)) for n, v in others if may_follow(n))
+    if draft.content_type is not None and not any(name == "Content-Type" for name, _ in draft.headers):
+        draft.headers.insert(0, ("Content-Type", draft.content_type))
+    _check_headers(draft.headers, limits, path)
+    return draft
 
 
 def deduplication_key(publication: Publication) -> bytes | None:
