@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
-from postroad.api.query import Query
+from postroad.api.documents import errors, found, parameters
+from postroad.api.documents import page as page_of
+from postroad.api.query import FILTERS, Query
+from postroad.api.schemas import DEAD_LETTER
 from postroad.api.wire import dead_letter_view
 from postroad.domain.dead_letter import DeadLetter, dead_letter_number
 from postroad.domain.ids import MessageId, message_text
@@ -23,6 +27,23 @@ MOST = 100
 MOST_IDS = 1_000
 
 _NOT_HERE = frozenset({"host", "path"})
+
+_PUBLISHED = {"type": "object", "properties": {"messageId": {"type": "string"}}, "required": ["messageId"]}
+_RETRIED = page_of(responses=_PUBLISHED)
+_DELETED = {
+    "type": "object",
+    "properties": {"cursor": {"type": "string"}, "deleted": {"type": "integer"}},
+    "required": ["deleted"],
+}
+_SELECTION = {
+    "dlqIds": "ids, repeated or in a comma list; all other filters are passed over then",
+    **{name: f"filter: {text}" for name, text in FILTERS.items() if name not in _NOT_HERE},
+    "responseStatus": "filter: status of the last response, 0 for none",
+    "source": "workflow, which matches nothing here",
+    "cursor": "where the page before ended",
+    "count": "at most so many, up to 100",
+    "order": "latestFirst or earliestFirst",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +79,12 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     routes = APIRouter(prefix="/v2/dlq", tags=["DLQ"])
     database = context.database
 
-    @routes.get("", summary="List dead letters")
+    @routes.get(
+        "",
+        summary="List dead letters",
+        responses={**found(page_of(messages=DEAD_LETTER)), **errors(400, 401, 403, 503)},
+        openapi_extra=parameters(**_SELECTION),
+    )
     async def list_(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """Dead letters, the newest first. `cursor` is absent on the last page."""
         selection = _selection(Query.of(request))
@@ -66,42 +92,61 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             letters, cursor = await selection.page(connection, caller.tenant_id)
         return json(_page({"messages": [dead_letter_view(letter) for letter in letters]}, cursor))
 
-    @routes.delete("", summary="Delete dead letters")
+    @routes.delete(
+        "",
+        summary="Delete dead letters",
+        responses={**found(_DELETED), **errors(400, 401, 403, 413, 503)},
+        openapi_extra=parameters(**_SELECTION),
+    )
     async def delete_all(request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Delete by ids or filters, from the query or from the JSON body of older clients."""
-        selection = _selection(await Query.with_body(request))
-        async with database.transaction() as connection:
-            letters, cursor = await selection.page(connection, caller.tenant_id)
-            numbers = [letter.number for letter in letters]
-            deleted = await dead_letters.delete(connection, caller.tenant_id, numbers)
+        query = await Query.with_body(request)
+        query.refuse_empty_id(request)
+        selection = _selection(query)
+        delete_page = partial(_delete_page, tenant_id=caller.tenant_id, selection=selection)
+        deleted, cursor = await database.repeated(delete_page)
         return json(_page({"deleted": deleted}, cursor))
 
-    @routes.post("/retry", summary="Retry dead letters", status_code=201)
+    @routes.post(
+        "/retry",
+        summary="Retry dead letters",
+        status_code=201,
+        responses={**found(_RETRIED, 201), **errors(400, 401, 403, 404, 412, 413, 503)},
+        openapi_extra=parameters(**_SELECTION),
+    )
     async def retry_all(request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Publish matching dead letters anew and remove them."""
-        selection = _selection(await Query.with_body(request))
-        async with database.transaction() as connection:
-            letters, cursor = await selection.page(connection, caller.tenant_id)
-            if selection.numbers is not None and not letters:
-                raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
-            numbers = [letter.number for letter in letters]
-            ids = await _retry(context, connection, caller.tenant_id, numbers, _fields(request), skip_refused=True)
+        selection, fields = _selection(await Query.with_body(request)), _fields(request)
+        tenant_id = caller.tenant_id
+        retry_page = partial(_retry_page, context=context, tenant_id=tenant_id, selection=selection, fields=fields)
+        retried = await database.repeated(retry_page)
+        if retried is None:
+            raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
+        ids, cursor = retried
         context.wake()
         responses = [{"messageId": message_text(identity)} for identity in ids]
         return json({"cursor": cursor or "", "responses": responses}, 201)
 
-    @routes.post("/retry/{dlq_id}", summary="Retry a dead letter", status_code=201)
+    @routes.post(
+        "/retry/{dlq_id}",
+        summary="Retry a dead letter",
+        status_code=201,
+        responses={**found(_PUBLISHED, 201), **errors(400, 401, 403, 404, 412, 503)},
+    )
     async def retry(dlq_id: str, request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Publish a dead letter anew, under a new id, and remove it. `Upstash-*` headers override its options."""
-        number = _number(dlq_id)
-        async with database.transaction() as connection:
-            ids = await _retry(context, connection, caller.tenant_id, [number], _fields(request))
-            if not ids:
-                raise NotFound("DLQ message", dlq_id)
+        numbers, fields = [_number(dlq_id)], _fields(request)
+        ids = await database.repeated(
+            partial(_retry, context=context, tenant_id=caller.tenant_id, numbers=numbers, fields=fields)
+        )
+        if not ids:
+            raise NotFound("DLQ message", dlq_id)
         context.wake()
         return json({"messageId": message_text(ids[0])}, 201)
 
-    @routes.get("/{dlq_id}", summary="Get a dead letter")
+    @routes.get(
+        "/{dlq_id}", summary="Get a dead letter", responses={**found(DEAD_LETTER), **errors(401, 403, 404, 503)}
+    )
     async def get(dlq_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """One dead letter."""
         selection = Selection(Filters(), (_number(dlq_id),), None, None, 1, oldest_first=False)
@@ -111,20 +156,42 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             raise NotFound("DLQ message", dlq_id)
         return json(dead_letter_view(letters[0]))
 
-    @routes.delete("/{dlq_id}", summary="Delete a dead letter")
+    @routes.delete(
+        "/{dlq_id}", summary="Delete a dead letter", response_class=Response, responses=errors(401, 403, 404, 503)
+    )
     async def delete(dlq_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Delete one dead letter."""
-        async with database.transaction() as connection:
-            if not await dead_letters.delete(connection, caller.tenant_id, [_number(dlq_id)]):
-                raise NotFound("DLQ message", dlq_id)
+        delete_one = partial(dead_letters.delete, tenant_id=caller.tenant_id, numbers=[_number(dlq_id)])
+        if not await database.repeated(delete_one):
+            raise NotFound("DLQ message", dlq_id)
         return Response(status_code=200)
 
     return routes
 
 
-async def _retry(
-    context: Context,
+async def _delete_page(connection: Connection, tenant_id: TenantId, selection: Selection) -> tuple[int, str | None]:
+    letters, cursor = await selection.page(connection, tenant_id)
+    return await dead_letters.delete(connection, tenant_id, [letter.number for letter in letters]), cursor
+
+
+async def _retry_page(
     connection: Connection,
+    context: Context,
+    tenant_id: TenantId,
+    selection: Selection,
+    fields: Sequence[tuple[str, str]],
+) -> tuple[list[MessageId], str | None] | None:
+    """The ids of the new messages, and the cursor; None when letters were named and there is none of them."""
+    letters, cursor = await selection.page(connection, tenant_id)
+    if selection.numbers is not None and not letters:
+        return None
+    numbers = [letter.number for letter in letters]
+    return await _retry(connection, context, tenant_id, numbers, fields, skip_refused=True), cursor
+
+
+async def _retry(
+    connection: Connection,
+    context: Context,
     tenant_id: TenantId,
     numbers: Sequence[int],
     fields: Sequence[tuple[str, str]],
@@ -144,7 +211,7 @@ async def _retry(
             message.url, message.body or b"", options, caller_ip=message.caller_ip, origin=message.origin
         )
         try:
-            group.append(context.publisher.message(tenant_id, publication))
+            group.append(context.publisher.message(tenant_id, publication, source_id=message.source_id))
         except InvalidDestination:
             if not skip_refused:
                 raise
@@ -165,6 +232,9 @@ def _selection(query: Query) -> Selection:
     if texts is not None and len(texts) > MOST_IDS:
         raise InvalidField("dlqIds", f"{len(texts)} ids", f"at most {MOST_IDS} ids")
     statuses = query.take_all("responseStatus")
+    source = query.take("source")
+    if source not in (None, "workflow"):
+        raise InvalidField("source", source, "workflow")
     cursor = query.take("cursor")
     order = query.take("order") or "latestFirst"
     if order not in ("latestFirst", "earliestFirst"):
@@ -175,12 +245,13 @@ def _selection(query: Query) -> Selection:
         # Where ids are given they count alone, all of them.
         filters=filters if texts is None else Filters(),
         numbers=None if texts is None else tuple(n for text in texts if (n := dead_letter_number(text)) is not None),
-        statuses=None if statuses is None else tuple(_status(text) for text in statuses),
+        # There are no workflows, and so no dead letters of theirs.
+        statuses=() if source else None if statuses is None else tuple(_status(text) for text in statuses),
         before=_cursor(cursor) if cursor else None,
         count=count if texts is None else max(count, len(texts)),
         oldest_first=order == "earliestFirst",
     )
-    query.ignore("trimBody", "source", "api")
+    query.ignore("trimBody")
     query.end()
     return selection
 

@@ -79,7 +79,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def get(key: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The limits of a key, and what waits and runs under it."""
         async with context.database.connection() as connection:
-            found_key = await flow_controls.find(connection, caller.tenant_id, _known(key))
+            found_key = await flow_controls.find(connection, caller.tenant_id, key) if key.isprintable() else None
         if found_key is None:
             raise NotFound("flow control key", key)
         return json(_view(found_key))

@@ -15,7 +15,11 @@ def router(context: Context) -> APIRouter:
         """`OK`, without looking at anything."""
         return "OK"
 
-    @routes.get("/readiness", summary="Should traffic come here?")
+    @routes.get(
+        "/readiness",
+        summary="Should traffic come here?",
+        responses={503: {"description": "No, for these reasons"}},
+    )
     async def readiness() -> Response:
         """200 when the database answers, its schema fits and the dispatcher is alive; else 503 with the reasons."""
         reasons = await context.unready()

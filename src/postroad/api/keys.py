@@ -6,8 +6,15 @@ from fastapi import APIRouter, Depends, Response
 
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
+from postroad.api.documents import errors, found
 from postroad.api.wire import keys_view
 from postroad.domain.tenant import Caller
+
+_KEYS = {
+    "type": "object",
+    "properties": {"current": {"type": "string"}, "next": {"type": "string"}},
+    "required": ["current", "next"],
+}
 
 
 def router(context: Context, auth: Authentication) -> APIRouter:
@@ -17,12 +24,12 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     """
     routes = APIRouter(prefix="/v2", tags=["Signing keys"])
 
-    @routes.get("/keys", summary="Get the signing keys")
+    @routes.get("/keys", summary="Get the signing keys", responses={**found(_KEYS), **errors(401, 403, 503)})
     async def get(caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """The current key, which signs, and the next one."""
         return json(keys_view(await context.tenancy.keys(caller.tenant_id)))
 
-    @routes.post("/keys/rotate", summary="Rotate the signing keys")
+    @routes.post("/keys/rotate", summary="Rotate the signing keys", responses={**found(_KEYS), **errors(401, 403, 503)})
     @routes.get("/keys/rotate", include_in_schema=False)
     @routes.api_route("/rotate", methods=["GET", "POST"], include_in_schema=False)
     async def rotate(caller: Annotated[Caller, Depends(auth.changer)]) -> Response:

@@ -9,7 +9,10 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
-from postroad.api.query import Query, instant_of
+from postroad.api.documents import errors, found, parameters
+from postroad.api.documents import page as page_of
+from postroad.api.query import FILTERS, Query, instant_of
+from postroad.api.schemas import EVENT
 from postroad.api.wire import cursor_of, event_view
 from postroad.domain.ids import MessageId, message_text, parse_message_id
 from postroad.domain.log import IN_PROGRESS, MOST_BODY_BYTES, Event, History, Position, State
@@ -31,11 +34,33 @@ _FIRST_ID = MessageId(UUID(int=0))
 _LAST_ID = MessageId(UUID(int=2**128 - 1))
 
 
+_CHOICE = {
+    **{name: f"filter: {text}" for name, text in FILTERS.items()},
+    "messageId": "filter: id of a message",
+    "state": "filter: states of events; IN_PROGRESS means ACTIVE, RETRY and ERROR",
+    "cursor": "where the page before ended, or a Unix time in milliseconds",
+    "count": "at most so many: up to 1,000 events, or 100 messages",
+    "order": "latestFirst or earliestFirst",
+    "trimBody": "true: no bodies; a number: at most so many bytes of each",
+    "groupBy": "messageId: messages, each with its events",
+}
+_HISTORY = {
+    "type": "object",
+    "properties": {"messageId": {"type": "string"}, "events": {"type": "array", "items": EVENT}},
+    "required": ["messageId", "events"],
+}
+
+
 def router(context: Context, auth: Authentication) -> APIRouter:
     """/v2/logs and /v2/events."""
     routes = APIRouter(prefix="/v2", tags=["Logs"])
 
-    @routes.get("/events", summary="List events")
+    @routes.get(
+        "/events",
+        summary="List events",
+        responses={**found(_pages("events")), **errors(400, 401, 403, 503)},
+        openapi_extra=parameters(**_CHOICE),
+    )
     async def events(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The events of messages, the newest first; with `groupBy=messageId` messages with their events.
 
@@ -44,7 +69,12 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         """
         return json(await _page(context, request, caller, "events"))
 
-    @routes.get("/logs", summary="List log entries")
+    @routes.get(
+        "/logs",
+        summary="List log entries",
+        responses={**found(_pages("logs", "events")), **errors(400, 401, 403, 503)},
+        openapi_extra=parameters(**_CHOICE),
+    )
     async def logs(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The same under the documented path; entries go by two names because documents and clients differ."""
         return json(await _page(context, request, caller, "logs", "events"))
@@ -58,7 +88,6 @@ async def _page(context: Context, request: Request, caller: Caller, *names: str)
     most, default = (MOST_MESSAGES, DEFAULT_MESSAGES) if is_grouped else (MOST, DEFAULT)
     body_bytes = _body_bytes(query)
     search = _search(query, caller, limit=query.take_int("count", default=default, least=1, most=most))
-    query.ignore("api")
     query.end()
     if is_grouped:
         async with context.database.connection() as connection:
@@ -137,3 +166,8 @@ def _position(text: str, *, oldest_first: bool) -> Position:
         raise InvalidField("cursor", text, "a cursor that an earlier page gave, or a Unix time in milliseconds")
     seconds, micros = divmod(int(match[1]), 1_000_000)
     return Position(instant_of(seconds * 1000).replace(microsecond=micros), identity, int(match[3]))
+
+
+def _pages(*names: str) -> dict[str, Any]:
+    """The schema of a page, plain or grouped."""
+    return {"anyOf": [page_of(**dict.fromkeys(names, EVENT)), page_of(messages=_HISTORY)]}

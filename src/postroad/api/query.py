@@ -19,9 +19,27 @@ from postroad.domain.ids import MessageId, parse_message_id
 from postroad.errors import BodyTooLarge, InvalidField, UnknownParameter
 from postroad.store.filters import MESSAGE_FIELDS, Filters
 
-_ALIASES = {"callerIP": "callerIp"}
+_ALIASES = {"callerIP": "callerIp", "urlGroup": "topicName"}
 _MOST_BODY_BYTES = 4 * 1024 * 1024
 _LATEST_MS = 253_402_300_799_000
+
+
+FILTERS = {
+    "messageIds": "ids of messages",
+    "url": "whole URLs",
+    "host": "hosts of URLs",
+    "path": "paths of URLs",
+    "label": "labels",
+    "topicName": "names of URL groups",
+    "queueName": "names of queues",
+    "scheduleId": "ids of schedules",
+    "flowControlKey": "flow-control keys",
+    "callerIp": "addresses of publishers",
+    "api": "llm, for what was sent to api/llm",
+    "fromDate": "from this time on, Unix milliseconds",
+    "toDate": "up to this time, Unix milliseconds",
+}
+"""What most lists can be filtered by. Several values, repeated or in a comma list, mean any of them."""
 
 
 @dataclass(slots=True)
@@ -79,10 +97,10 @@ class Query:
         return min(int(text[:18]), most)
 
     def take_instant(self, name: str) -> datetime | None:
-        """Unix milliseconds."""
-        text = self.take(name)
-        if not text:
+        """Unix milliseconds. One that is there without a value would bound nothing, so it is refused."""
+        if name not in self.values:
             return None
+        text = self.take(name) or ""
         if not (text.isascii() and text.isdigit()) or len(text) > 15 or int(text) > _LATEST_MS:
             raise InvalidField(name, text, "a Unix time in milliseconds")
         return instant_of(int(text))
@@ -114,6 +132,11 @@ class Query:
             # Inclusive to the millisecond that the API shows of an instant.
             until=None if until is None else until + timedelta(microseconds=999),
         )
+
+    def refuse_empty_id(self, request: Request) -> None:
+        """Refuse `DELETE /v2/things/` without any condition: a client that had no id must not delete everything."""
+        if not self.values and request.scope["raw_path"].endswith(b"/"):
+            raise InvalidField("id", "", "an id; to mean everything, leave out the slash at the end")
 
     def ignore(self, *names: str) -> None:
         """Take parameters that older clients send and that mean nothing here."""

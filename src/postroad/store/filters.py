@@ -38,7 +38,7 @@ class Filters:
 ORDERED = {"scheduleId": "schedule_id", "queueName": "queue", "flowControlKey": "flow_key", "topicName": "url_group"}
 """Filters whose column has an index that gives the messages of one value in the order of their creation."""
 
-MESSAGE_FIELDS = frozenset({"url", "host", "path", "label", "callerIp", *ORDERED})
+MESSAGE_FIELDS = frozenset({"url", "host", "path", "label", "callerIp", "api", *ORDERED})
 """Filters on the message, by their names in the API."""
 
 
@@ -79,4 +79,6 @@ def _condition(messages: FromClause, name: str, values: ColumnElement[Any]) -> C
             return column.labels.op("&&")(values)
         case "callerIp":
             return column.caller_ip == any_(values)
+        case "api":
+            return column.options.op("->>")("api") == any_(values)
     raise AssertionError(name)

@@ -243,7 +243,7 @@ def _lookup(form: Form, message_id: ColumnElement[Any], *, before: ColumnElement
     think better of the index on queues and read all of a queue for each message.
     """
     m = messages.c
-    columns = [m.created_at, m.url, m.labels, m.caller_ip, *(m[name] for name in ORDERED.values())]
+    columns = [m.created_at, m.url, m.labels, m.caller_ip, m.options, *(m[name] for name in ORDERED.values())]
     message = select(*columns).where(m.id == message_id).offset(_ZERO).correlate_except(messages).lateral()
     query: Select[Any] = select(literal_column("1")).where(*on_fields(message, form.fields))
     if before is not None:
