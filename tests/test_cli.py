@@ -180,6 +180,14 @@ async def test_from_an_empty_database_to_a_delivered_message(
     code, out, _ = await run("keys", "rotate", database_url=empty_database)
     assert code == 0
     assert f"QSTASH_CURRENT_SIGNING_KEY={keys['next']}\n" in out
+    assert (
+        await run("keys", "set", "--current", "sig_" + 20 * "a", "--next", keys["next"], database_url=empty_database)
+    )[0] == 0
+    _, out, _ = await run("keys", "rotate", database_url=empty_database)
+    assert f"QSTASH_CURRENT_SIGNING_KEY={keys['next']}\n" in out
+    code, _, error = await run("keys", "set", "--current", "short", "--next", "short", database_url=empty_database)
+    assert code != 0
+    assert "at least 16" in error
     plain = await asyncpg.connect(empty_database)
     assert await plain.fetchval("select count(*) from tokens where position($1 in hash::text) > 0", token) == 0
     await plain.close()
@@ -305,3 +313,64 @@ async def test_a_token_can_be_made_while_dev_runs_and_when_it_does_not(
     await server.communicate()
 
     assert (await run("token", "create", data_dir=str(data_dir)))[0] == 0
+
+
+async def test_what_is_set_for_a_tenant_is_shown_and_can_be_taken_away(run: Run, database_url: str) -> None:
+    async def tenant(*arguments: str) -> str:
+        code, out, err = await run("tenant", *arguments, database_url=database_url)
+        assert code == 0, err
+        return out
+
+    nothing = "name=default\nfailure-callback=none\nparallelism=none\n"
+    assert await tenant("show") == nothing
+
+    out = await tenant("set", "--failure-callback", "https://example.com/failed?a=1", "--parallelism", "7")
+
+    assert out == "name=default\nfailure-callback=https://example.com/failed?a=1\nparallelism=7\n"
+    assert await tenant("show", "--tenant", "default") == out
+    await tenant("set", "--tenant", "testUser1", "--parallelism", "3")
+    lines = (await tenant("list")).splitlines()
+    assert lines[0] == out.rstrip("\n").replace("\n", "\t")
+    assert "name=testUser1\tfailure-callback=none\tparallelism=3" in lines
+    assert len(lines) == 4
+    await tenant("set", "--parallelism", "none")
+    assert await tenant("set", "--failure-callback", "none") == nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["set"], "say what to set: --failure-callback, --parallelism or both"),
+        (["set", "--failure-callback", "example.com"], "--failure-callback must be a URL or none"),
+        (["set", "--parallelism", "0"], "--parallelism must be an integer from 1"),
+        (["set", "--parallelism", "many"], "--parallelism must be an integer from 1"),
+        (["set", "--parallelism", "3", "--tenant", "nobody"], "there is no tenant nobody"),
+        (["show", "--tenant", "nobody"], "there is no tenant nobody"),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_set_for_a_tenant_is_said(
+    run: Run, database_url: str, arguments: list[str], complaint: str
+) -> None:
+    code, out, err = await run("tenant", *arguments, database_url=database_url)
+
+    assert (code, out) == (1, "")
+    assert complaint in err
+
+
+async def test_a_tenant_that_is_limited_by_a_command_is_limited_at_the_server_that_runs(
+    run: Run, start: Start, database_url: str, receiver: Receiver
+) -> None:
+    receiver.script("/", never())
+    server = await start("dev", "--port", "0", database_url=database_url)
+    url = await until_ready(server)
+
+    assert (await run("tenant", "set", "--parallelism", "2", database_url=database_url))[0] == 0
+
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        for _ in range(5):
+            assert (await client.post(f"{url}/v2/publish/{receiver.url()}")).status_code == 201
+        await receiver.wait_for(2)
+        await asyncio.sleep(0.5)
+        assert (await client.get(f"{url}/v2/globalParallelism")).json() == {"parallelismMax": 2, "parallelismCount": 2}
+    assert len(receiver.requests()) == 2

@@ -15,6 +15,7 @@ import uvloop
 
 from postroad.api.app import application
 from postroad.api.auth import CallLimit
+from postroad.api.bulk_worker import BulkWorker
 from postroad.api.context import Context
 from postroad.clock import Clock
 from postroad.dispatch.dispatcher import Dispatcher
@@ -93,6 +94,7 @@ class Node:
             max_queues=limits.max_queues,
             max_waiting=settings.max_waiting,
         )
+        self._bulk_worker = BulkWorker(visitors, expect=expect)
         context = Context(
             database=visitors,
             intake=self._intake,
@@ -101,6 +103,7 @@ class Node:
             clock=self._clock,
             limits=limits,
             call_limit=CallLimit(limits.max_calls_per_second, self._clock),
+            bulk_worker=self._bulk_worker,
             trusted_proxies=parse_networks(settings.trusted_proxies),
             message_linger=settings.message_linger,
             expect=expect,
@@ -168,6 +171,7 @@ class Node:
         if server is not None:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
+        await self._bulk_worker.stop()
         if self.dispatcher is not None:
             await self.dispatcher.stop(self._settings.shutdown_grace, self._impatient)
         for task in tasks:

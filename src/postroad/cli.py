@@ -1,4 +1,4 @@
-"""The command line: dev, serve, migrate, config, token and keys."""
+"""The command line: dev, serve, migrate, config, tenant, token and keys."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from postroad import __version__, settings, telemetry
 from postroad.errors import Misconfigured, PostroadError
+
+if TYPE_CHECKING:
+    from postroad.domain.tenant import Tenant as OneTenant
+    from postroad.domain.tenant import TenantId
+    from postroad.store.engine import Connection
 
 cli = typer.Typer(
     help="Postroad: HTTP message delivery on Postgres, compatible with QStash.",
@@ -20,12 +25,20 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+tenant_cli = typer.Typer(help="Tenants, who own messages, tokens and keys.", no_args_is_help=True)
 token_cli = typer.Typer(help="Tokens that publishers authenticate with.", no_args_is_help=True)
 keys_cli = typer.Typer(help="Keys that deliveries are signed with.", no_args_is_help=True)
+cli.add_typer(tenant_cli, name="tenant")
 cli.add_typer(token_cli, name="token")
 cli.add_typer(keys_cli, name="keys")
 
 T = TypeVar("T")
+
+NONE = "none"
+"""Takes a setting of a tenant away."""
+
+_WHILE_PUBLISHED_S = 1.0
+"""Longer than a statement that publishes takes."""
 
 Tenant = Annotated[str, typer.Option(help="Name of the tenant.")]
 
@@ -96,6 +109,55 @@ def version() -> None:
     typer.echo(__version__)
 
 
+@tenant_cli.command("list")
+def tenant_list() -> None:
+    """Print all tenants, each with what is set for it."""
+    for one in _tenants():
+        typer.echo("\t".join(_lines(one)))
+
+
+@tenant_cli.command("show")
+def tenant_show(tenant: Tenant = "default") -> None:
+    """Print what is set for a tenant."""
+    for one in _tenants(tenant):
+        typer.echo("\n".join(_lines(one)))
+
+
+@tenant_cli.command("set")
+def tenant_set(
+    tenant: Tenant = "default",
+    failure_callback: Annotated[
+        str | None,
+        typer.Option(help="URL where failures are reported of messages without a failure callback, or none."),
+    ] = None,
+    parallelism: Annotated[
+        str | None, typer.Option(help="How many deliveries may be under way at a time, over all nodes, or none.")
+    ] = None,
+) -> None:
+    """Change what is set for a tenant. Running nodes go by it within seconds."""
+    from postroad.store import tenants
+    from postroad.store.engine import connected
+
+    if failure_callback is None and parallelism is None:
+        raise Misconfigured("say what to set: --failure-callback, --parallelism or both")
+    callback = _url(failure_callback) if failure_callback is not None else None
+    most = _number(parallelism) if parallelism is not None else None
+
+    async def change(url: str) -> list[OneTenant]:
+        async with connected(url) as connection:
+            tenant_id = await tenants.find(connection, tenant)
+            if tenant_id is None:
+                raise Misconfigured(f"there is no tenant {tenant}")
+            if failure_callback is not None:
+                await tenants.set_failure_callback(connection, tenant_id, callback)
+            if parallelism is not None:
+                await _set_parallelism(connection, tenant_id, most)
+            return await tenants.list_(connection, tenant)
+
+    for one in _with_database(change):
+        typer.echo("\n".join(_lines(one)))
+
+
 @token_cli.command("create")
 def token_create(
     tenant: Tenant = "default",
@@ -135,6 +197,90 @@ def keys_rotate(tenant: Tenant = "default") -> None:
 
     keys = _with_database(rotate)
     typer.echo(f"QSTASH_CURRENT_SIGNING_KEY={keys.current}\nQSTASH_NEXT_SIGNING_KEY={keys.next}")
+
+
+@keys_cli.command("set")
+def keys_set(
+    current: Annotated[str, typer.Option(envvar="QSTASH_CURRENT_SIGNING_KEY", help="The key that signs.")],
+    following: Annotated[
+        str, typer.Option("--next", envvar="QSTASH_NEXT_SIGNING_KEY", help="The key after a rotation.")
+    ],
+    tenant: Tenant = "default",
+) -> None:
+    """Sign with keys that receivers hold already, as when coming from QStash. Best left to the environment."""
+    from postroad.domain.tenant import SigningKeys
+    from postroad.store import tenants
+    from postroad.store.engine import connected
+
+    if current == following or any(
+        not key.isascii() or not key.isprintable() or len(key) < 16 for key in (current, following)
+    ):
+        raise Misconfigured("signing keys are two different texts of at least 16 printable characters")
+
+    async def change(url: str) -> None:
+        async with connected(url) as connection, connection.transaction():
+            tenant_id = await tenants.ensure(connection, tenant)
+            await tenants.set_keys(connection, tenant_id, SigningKeys(current, following))
+
+    _with_database(change)
+
+
+def _tenants(name: str | None = None) -> list[OneTenant]:
+    """All tenants, or the one of this name."""
+    from postroad.store import tenants
+    from postroad.store.engine import connected
+
+    async def read(url: str) -> list[OneTenant]:
+        async with connected(url) as connection:
+            return await tenants.list_(connection, name)
+
+    found = _with_database(read)
+    if name is not None and not found:
+        raise Misconfigured(f"there is no tenant {name}")
+    return found
+
+
+def _lines(tenant: OneTenant) -> list[str]:
+    return [
+        f"name={tenant.name}",
+        f"failure-callback={tenant.failure_callback or NONE}",
+        f"parallelism={tenant.parallelism or NONE}",
+    ]
+
+
+async def _set_parallelism(connection: Connection, tenant_id: TenantId, most: int | None) -> None:
+    from postroad.store import parallelism
+
+    if most is None:
+        await parallelism.unlimit(connection, tenant_id)
+        return
+    await parallelism.limit(connection, tenant_id, most)
+    await asyncio.sleep(_WHILE_PUBLISHED_S)
+    await parallelism.gather(connection, tenant_id)
+
+
+def _number(text: str) -> int | None:
+    from postroad.domain.flow_control import parse_limit
+    from postroad.errors import InvalidValue
+
+    if text == NONE:
+        return None
+    try:
+        return parse_limit(text)
+    except InvalidValue as error:
+        raise Misconfigured(f"--parallelism must be {error.expected}, or {NONE}") from None
+
+
+def _url(text: str) -> str | None:
+    from postroad.domain.destination import parse_url
+    from postroad.errors import InvalidDestination
+
+    if text == NONE:
+        return None
+    try:
+        return parse_url(text).text
+    except InvalidDestination as error:
+        raise Misconfigured(f"--failure-callback must be a URL or {NONE}: {error.reason}") from None
 
 
 def _with_database(work: Callable[[str], Awaitable[T]]) -> T:

@@ -20,6 +20,7 @@
     │   └── NotFound
     ├── Unavailable                ours: try again later
     │   ├── IntakeFull
+    │   ├── StillRunning           what was asked for is not finished yet, and goes on
     │   ├── OutcomeUnknown         the rows may or may not have been stored
     │   └── DatabaseUnavailable
     └── Misconfigured              the operator's doing: the process does not start
@@ -169,6 +170,16 @@ class IntakeFull(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the server is at capacity, try again later")
+
+
+class StillRunning(Unavailable):
+    """A bulk action that takes longer than its request may wait for it."""
+
+    def __init__(self, action_id: str) -> None:
+        self.action_id = action_id
+        super().__init__(
+            f"bulk action {action_id} goes on in the background, GET /v2/bulkActions/{action_id} says how far it is"
+        )
 
 
 class OutcomeUnknown(Unavailable):

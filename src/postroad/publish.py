@@ -121,8 +121,10 @@ class Publisher:
             await self.look_up([url])
         self._vet(url, field)
 
-    def message(self, tenant_id: TenantId, publication: Publication) -> NewMessage:
-        """The message that a publication becomes.
+    def message(
+        self, tenant_id: TenantId, publication: Publication, *, source_id: MessageId | None = None
+    ) -> NewMessage:
+        """The message that a publication becomes; a callback that is published anew has the `source_id` that it had.
 
         What an attempt would refuse is refused here already, while the publisher listens; the attempt vets again what
         it dials. Endpoints of URL groups were vetted when they were added: one that has gone bad must not keep the
@@ -133,7 +135,7 @@ class Publisher:
             self._vet(url, "destination url")
         for callback in _callback_urls(publication.options):
             self._vet(callback, "callback url")
-        return self._new(tenant_id, url, publication)
+        return self._new(tenant_id, url, publication, source_id)
 
     def unvetted(
         self,

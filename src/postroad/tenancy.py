@@ -1,4 +1,4 @@
-"""Who a token belongs to and which keys sign for a tenant, remembered for a few seconds."""
+"""Who a token belongs to and what a tenant's attempts go by, remembered for a few seconds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Generic, TypeVar
 
-from postroad.domain.tenant import Caller, SigningKeys, TenantId, token_hash
+from postroad.domain.tenant import Caller, Profile, SigningKeys, TenantId, token_hash
 from postroad.errors import Unauthenticated
 from postroad.store import tenants
 from postroad.store.engine import Database
 
 FRESH_FOR_S = 5.0
-"""How long a revoked token or a rotated key may still be used by another process."""
+"""How long a revoked token, a rotated key or another failure callback may still be used by another process."""
 
 _REMEMBERED = 10_000
 
@@ -21,13 +21,13 @@ V = TypeVar("V")
 
 
 class Tenancy:
-    """The database's tokens and keys, asked for at most once in `FRESH_FOR_S` each."""
+    """The database's tokens and tenants, asked for at most once in `FRESH_FOR_S` each."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._callers: _Remembered[bytes, Caller] = _Remembered(self._load_caller)
         self._strangers: _Fresh[bytes, bool] = _Fresh()
-        self._keys: _Remembered[TenantId, SigningKeys] = _Remembered(self._load_keys)
+        self._profiles: _Remembered[TenantId, Profile] = _Remembered(self._load_profile)
 
     async def caller(self, token: str) -> Caller:
         """Who acts with this token. Raises `Unauthenticated`."""
@@ -48,19 +48,24 @@ class Tenancy:
         """Who acts with this token if that is at hand."""
         return self._callers.known(token_hash(token))
 
-    def known_keys(self, tenant_id: TenantId) -> SigningKeys | None:
-        """The keys of a tenant if they are at hand."""
-        return self._keys.known(tenant_id)
+    def known_profile(self, tenant_id: TenantId) -> Profile | None:
+        """What a tenant's attempts go by if that is at hand."""
+        return self._profiles.known(tenant_id)
+
+    async def profile(self, tenant_id: TenantId) -> Profile:
+        """What a tenant's attempts go by."""
+        return await self._profiles.get(tenant_id)
 
     async def keys(self, tenant_id: TenantId) -> SigningKeys:
         """The keys of a tenant."""
-        return await self._keys.get(tenant_id)
+        return (await self.profile(tenant_id)).keys
 
     async def rotate(self, tenant_id: TenantId) -> SigningKeys:
         """Rotate a tenant's keys; this process signs with the new current one at once."""
         async with self._database.transaction() as connection:
             keys = await tenants.rotate_keys(connection, tenant_id)
-        self._keys.put(tenant_id, keys)
+            profile = await tenants.profile(connection, tenant_id)
+        self._profiles.put(tenant_id, profile)
         return keys
 
     async def _load_caller(self, digest: bytes) -> Caller:
@@ -70,9 +75,9 @@ class Tenancy:
             raise Unauthenticated
         return found
 
-    async def _load_keys(self, tenant_id: TenantId) -> SigningKeys:
+    async def _load_profile(self, tenant_id: TenantId) -> Profile:
         async with self._database.connection() as connection:
-            return await tenants.signing_keys(connection, tenant_id)
+            return await tenants.profile(connection, tenant_id)
 
 
 class _Fresh(Generic[K, V]):

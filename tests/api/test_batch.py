@@ -76,7 +76,7 @@ async def test_duplicates_inside_a_batch_are_one_message(server: Running, receiv
         ({"destination": ""}, "a non-empty destination must be provided (item 1)"),
         ({"destination": 5}, "destination"),
         ({"destination": "nowhere://x"}, "invalid scheme"),
-        ({"destination": "nogroup"}, "topic nogroup not found"),
+        ({"destination": "nogroup"}, "topic nogroup not found (item 1)"),
         ({"destination": X, "headers": {"Upstash-Delay": "soon"}}, "Upstash-Delay"),
         ({"destination": X, "headers": {"Upstash-Delay": 5}}, "headers.Upstash-Delay"),
         ({"destination": X, "headers": []}, "headers"),

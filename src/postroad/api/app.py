@@ -13,11 +13,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from postroad import __version__
-from postroad.api import dev_clock, dlq, flow_control, health, keys, logs, messages, queues, schedules, url_groups
+from postroad.api import (
+    bulk_actions,
+    dev_clock,
+    dlq,
+    flow_control,
+    health,
+    keys,
+    logs,
+    messages,
+    queues,
+    schedules,
+    url_groups,
+)
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
-from postroad.api.documents import describe
 from postroad.api.door import App, Door
+from postroad.api.openapi import describe
 from postroad.api.problems import problem
 from postroad.errors import PostroadError
 
@@ -36,6 +48,7 @@ def application(context: Context, *, docs: bool) -> App:
     auth = Authentication(context.tenancy, context.call_limit)
     for routes in (
         messages.router(context, auth),
+        bulk_actions.router(context, auth),
         dlq.router(context, auth),
         url_groups.router(context, auth),
         schedules.router(context, auth),
@@ -75,9 +88,6 @@ def _serve_docs(app: FastAPI) -> None:
         )
 
 
-_NOT_YET = frozenset({"bulkActions"})
-
-
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, PostroadError)
     answer = problem(error)
@@ -87,10 +97,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
-    unknown = f"no such endpoint: {request.method} {path}"
-    if path.split("/")[2:3] and path.split("/")[2] in _NOT_YET:
-        unknown = f"{path.split('/')[2]} is not supported by this version yet"
-    text = {404: unknown, 405: f"{request.method} is not allowed here"}
+    text = {404: f"no such endpoint: {request.method} {path}", 405: f"{request.method} is not allowed here"}
     answer = json({"error": text.get(error.status_code, str(error.detail))}, error.status_code)
     answer.headers.update(error.headers or {})
     return answer

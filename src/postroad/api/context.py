@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from orjson import dumps
 
 from postroad.api.auth import CallLimit
+from postroad.api.bulk_worker import BulkWorker
 from postroad.clock import Clock
 from postroad.domain.limits import Limits
 from postroad.domain.network import Network
@@ -24,7 +25,8 @@ from postroad.tenancy import Tenancy
 class Context:
     """`expect` tells the local dispatcher that something falls due; `unready` lists why no traffic should come here.
 
-    `call_limit` counts the calls that are no publishes. `dev` says that this is `postroad dev`, where time may be moved.
+    `call_limit` counts the calls that are no publishes. `dev` says that this is `postroad dev`, where time may be
+    moved.
     """
 
     database: Database
@@ -34,6 +36,7 @@ class Context:
     clock: Clock
     limits: Limits
     call_limit: CallLimit
+    bulk_worker: BulkWorker
     trusted_proxies: tuple[Network, ...]
     message_linger: timedelta
     expect: Callable[[timedelta], None]

@@ -17,6 +17,7 @@ from postroad.errors import (
     QuotaExceeded,
     RateExceeded,
     Refused,
+    StillRunning,
     TooManyCalls,
     TooManyMessages,
     Unauthenticated,
@@ -46,6 +47,8 @@ def problem(error: PostroadError) -> Answer:
             return Answer(400, orjson.dumps({"error": "the database refuses a value of this request"}))
         case TryAgain():
             return problem(DatabaseUnavailable())
+        case StillRunning():
+            return Answer(429, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
         case Unavailable():
             return Answer(503, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
         case Unauthenticated():

@@ -9,23 +9,30 @@ from time import monotonic
 from postroad.clock import Clock
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.request import OutgoingRequest
+from postroad.domain.callback import failure_callback
 from postroad.domain.destination import parse_url
-from postroad.domain.message import Attempt
-from postroad.domain.outcome import Outcome, outcome
+from postroad.domain.message import Attempt, Callback
+from postroad.domain.outcome import Failed, Outcome, outcome
 from postroad.domain.reply import NoResponse, Reply
 from postroad.domain.request import request_headers
+from postroad.domain.tenant import Profile
 from postroad.errors import InvalidDestination
 
 
 @dataclass(slots=True)
 class Finished:
-    """An attempt that ended, and how; `body` is what was sent, kept only where a callback reports it."""
+    """An attempt that ended, and how.
+
+    `body` is what was sent, kept only where a callback reports it; `failure_callback` reports that the message has
+    failed, if this attempt was its last.
+    """
 
     attempt: Attempt
     reply: Reply
     outcome: Outcome
     duration: timedelta
     body: bytes
+    failure_callback: Callback | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +48,31 @@ class Means:
     region: str | None = None
 
 
-async def deliver(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> Finished:
+async def deliver(attempt: Attempt, body: bytes, profile: Profile, means: Means) -> Finished:
     """Make one attempt. Whatever goes wrong is a reply; only cancellation gets out. Holds no database connection."""
     started = monotonic()
     try:
-        reply = await means.egress.send(_request(attempt, body, signing_key, means))
+        reply = await means.egress.send(_request(attempt, body, profile.keys.current, means))
     except InvalidDestination as error:
         reply = NoResponse(str(error))
-    return _finished(attempt, reply, body, started, means)
+    return _finished(attempt, reply, body, started, profile.failure_callback, means)
 
 
-def defective(attempt: Attempt, error: Exception, means: Means) -> Finished:
-    """An attempt that came to nothing because of a defect of ours."""
+def defective(attempt: Attempt, error: Exception, profile: Profile | None, means: Means) -> Finished:
+    """An attempt that came to nothing because of a defect of ours; the profile is None if that was not even read."""
     reply = NoResponse(f"internal error: {type(error).__name__}")
-    return _finished(attempt, reply, attempt.message.body or b"", monotonic(), means)
+    default = None if profile is None else profile.failure_callback
+    return _finished(attempt, reply, attempt.message.body or b"", monotonic(), default, means)
 
 
-def _finished(attempt: Attempt, reply: Reply, body: bytes, started: float, means: Means) -> Finished:
-    options = attempt.message.options
-    is_reported = options.callback is not None or options.failure_callback is not None
-    return Finished(
-        attempt,
-        reply,
-        outcome(attempt, reply, means.clock.now()),
-        timedelta(seconds=monotonic() - started),
-        body if is_reported else b"",
-    )
+def _finished(
+    attempt: Attempt, reply: Reply, body: bytes, started: float, default: str | None, means: Means
+) -> Finished:
+    duration = timedelta(seconds=monotonic() - started)
+    result = outcome(attempt, reply, means.clock.now())
+    report_failure_to = failure_callback(attempt.message, default) if isinstance(result, Failed) else None
+    is_reported = attempt.message.options.callback is not None or report_failure_to is not None
+    return Finished(attempt, reply, result, duration, body if is_reported else b"", report_failure_to)
 
 
 def _request(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> OutgoingRequest:

@@ -21,6 +21,7 @@ from postroad.dispatch.slots import Slots
 from postroad.dispatch.waker import Waker
 from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt
+from postroad.domain.tenant import Profile
 from postroad.errors import PostroadError
 from postroad.publish import Publisher
 from postroad.store import deliveries, dispatchers, hints, messages
@@ -252,23 +253,24 @@ class Dispatcher:
 
     async def _attempt(self, attempt: Attempt) -> None:
         message = attempt.message
+        profile = self._tenancy.known_profile(message.tenant_id)
         try:
-            keys = self._tenancy.known_keys(message.tenant_id) or await self._tenancy.keys(message.tenant_id)
+            profile = profile or await self._tenancy.profile(message.tenant_id)
             if message.body is not None:
-                finished = await deliver(attempt, message.body, keys.current, self._means)
+                finished = await deliver(attempt, message.body, profile, self._means)
             else:
-                finished = await self._deliver_large(attempt, keys.current)
+                finished = await self._deliver_large(attempt, profile)
         except PostroadError as error:
             # Nothing was sent: it is forgotten here, and a beat gives it back.
             self._held.pop((message.id, attempt.lease), None)
             _log.warning("an attempt was not made: %s", error)
         except Exception as error:  # noqa: BLE001  a defect of ours must end as a settled attempt, not as a stuck delivery
             _log.exception("an attempt failed inside the server")
-            self._settler.add(defective(attempt, error, self._means))
+            self._settler.add(defective(attempt, error, profile, self._means))
         else:
             self._settler.add(finished)
 
-    async def _deliver_large(self, attempt: Attempt, signing_key: str) -> Finished:
+    async def _deliver_large(self, attempt: Attempt, profile: Profile) -> Finished:
         """Large bodies are in memory only while they are sent, and only so many at a time."""
         while not self._large.reserve(attempt.destination):
             self._large_freed.clear()
@@ -276,7 +278,7 @@ class Dispatcher:
         try:
             async with self._bodies.connection() as connection:
                 body = await messages.fetch_body(connection, attempt.message.id)
-            return await deliver(attempt, body, signing_key, self._means)
+            return await deliver(attempt, body, profile, self._means)
         finally:
             self._large.release(attempt.destination)
             self._large_freed.set()

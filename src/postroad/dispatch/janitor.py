@@ -7,16 +7,32 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from uuid import UUID
 
-from postroad.domain.callback import callbacks
+from postroad.domain.bulk_action import BulkActionId
+from postroad.domain.callback import callbacks, failure_callback
 from postroad.domain.dead_letter import dlq_id
-from postroad.domain.message import Attempt, StoredMessage
-from postroad.domain.outcome import FAILED
+from postroad.domain.ids import MessageId
+from postroad.domain.message import Attempt, Callback, StoredMessage
 from postroad.domain.reply import NoResponse
+from postroad.domain.tenant import TenantId
 from postroad.errors import InvalidDestination, PostroadError
 from postroad.publish import Publisher
-from postroad.store import deduplications, deliveries, dispatchers, messages, partitions, retention, schedules
+from postroad.store import (
+    bulk_actions,
+    deduplications,
+    deliveries,
+    dispatchers,
+    messages,
+    partitions,
+    queues,
+    retention,
+    schedules,
+    tenants,
+    usage,
+)
 from postroad.store.deliveries import Rescued
 from postroad.store.engine import Connection, Database
 from postroad.store.messages import NewMessage
@@ -25,7 +41,12 @@ from postroad.store.retention import Day, Progress, Retention
 RESCUE_EVERY_S = 2.0
 PRUNE_EVERY_S = 30.0
 PRUNE_STEP = 5_000
+QUEUE_STEP = 1_000
 TICKS_KEPT = timedelta(days=1)
+USAGE_KEPT = timedelta(days=40)
+BULK_ACTIONS_KEPT = timedelta(days=7)
+QUEUES_EVERY_S = 30.0
+BULK_ACTIONS_EVERY_S = 2.0
 PARTITIONS_EVERY_S = 3600.0
 HISTORY_EVERY_S = 3600.0
 HISTORY_FIRST_AFTER_S = 30.0
@@ -55,6 +76,8 @@ class Janitor:
         async with asyncio.TaskGroup() as chores:
             chores.create_task(_every(RESCUE_EVERY_S, rescue))
             chores.create_task(_every(PRUNE_EVERY_S, self.prune))
+            chores.create_task(_every(QUEUES_EVERY_S, self.keep_queues))
+            chores.create_task(_every(BULK_ACTIONS_EVERY_S, self.go_on_with_bulk_actions))
             chores.create_task(_every(PARTITIONS_EVERY_S, self.make_partitions))
             chores.create_task(_every(HISTORY_EVERY_S, self.prune_history, first_after_s=HISTORY_FIRST_AFTER_S))
 
@@ -80,12 +103,51 @@ class Janitor:
             self._expect(timedelta(0))
 
     async def prune(self) -> None:
-        """Delete deduplication keys whose window is over, and ticks that nobody could fire again."""
-        for step in (deduplications.prune, partial(schedules.prune_ticks, older_than=TICKS_KEPT)):
+        """Delete what is over: deduplication keys, ticks that nobody could fire again, counts, bulk actions."""
+        for step in (
+            deduplications.prune,
+            partial(schedules.prune_ticks, older_than=TICKS_KEPT),
+            partial(usage.prune, older_than=USAGE_KEPT),
+            partial(bulk_actions.prune, older_than=BULK_ACTIONS_KEPT),
+        ):
             pruned = PRUNE_STEP
             while pruned == PRUNE_STEP:
                 async with self._database.single() as connection:
                     pruned = await step(connection, limit=PRUNE_STEP)
+
+    async def keep_queues(self) -> None:
+        """Go on with cancelling what was left of deleted queues, and look for queues that have stopped."""
+        orphans: list[tuple[TenantId, MessageId]] | None = None
+        while orphans is None or orphans:
+            async with self._database.transaction() as connection:
+                orphans = await queues.orphans(connection, limit=QUEUE_STEP)
+                for tenant_id, owned in groupby(sorted(orphans), key=itemgetter(0)):
+                    await deliveries.cancel(connection, tenant_id, [message_id for _, message_id in owned])
+        async with self._database.transaction() as connection:
+            if stuck := await queues.stuck(connection):
+                _log.error("queues %s had stopped, and go on: this is a defect", stuck)
+                await deliveries.release(connection, queue_ids=stuck)
+                self._expect(timedelta(0))
+
+    async def go_on_with_bulk_actions(self) -> None:
+        """Finish what was left by whoever worked on it, a step of each in turn."""
+        async with self._database.connection() as connection:
+            left = await bulk_actions.abandoned(connection)
+        holds = False
+        while left:
+            left = [one for one in left if await self._goes_on(one, holds=holds)]
+            holds = True
+
+    async def _goes_on(self, action_id: BulkActionId, *, holds: bool) -> bool:
+        """Take a step of a bulk action. False when it was the last one, or somebody else is at it."""
+        action = await self._database.repeated(partial(bulk_actions.go_on, action_id=action_id, holds=holds))
+        if action is None:
+            return False
+        # Where the head of a queue was cancelled, the next one may go now.
+        self._expect(timedelta(0))
+        if action.completed_at is not None:
+            _log.info("bulk action %s was left behind, and is finished", action_id)
+        return action.completed_at is None
 
     async def make_partitions(self) -> None:
         """Keep a week of partitions ahead."""
@@ -125,9 +187,9 @@ class Janitor:
 
     async def _drop(self, turn: Connection, day: Day) -> bool:
         """Drop a day, without what something still refers to. False when it has to wait for another turn."""
-        if day.has_messages and day.is_attached:
+        if day.has_messages and day.is_attached and not day.is_leaving:
             while await self._all(turn, partial(retention.keep, day=day)):
-                """Until a walk finds nothing left to move."""
+                pass  # Until a whole walk finds nothing left to move.
         async with self._database.connection() as connection:
             detached = await retention.detach(connection, day)
         if detached and day.has_messages and await self._all(turn, partial(retention.left_behind, day=day)):
@@ -156,16 +218,24 @@ class Janitor:
 
     async def _report_poison(self, connection: Connection, buried: list[Rescued]) -> None:
         """The failure callbacks of messages that were buried without an answer."""
+        if not buried:
+            return
         stored = {one.message.id: one for one in await messages.fetch(connection, [one.id for one in buried])}
+        defaults = await tenants.failure_callbacks(connection, {one.message.tenant_id for one in stored.values()})
         group: list[NewMessage] = []
         for one in buried:
             source = stored.get(one.id)
-            if source is not None and source.message.options.failure_callback is not None:
-                group += await self._reports(connection, one, source)
+            if source is None:
+                continue
+            callback = failure_callback(source.message, defaults.get(source.message.tenant_id))
+            if callback is not None:
+                group += await self._reports(connection, one, source, callback)
         if group:
             await self._publisher.store(connection, group)
 
-    async def _reports(self, connection: Connection, buried: Rescued, source: StoredMessage) -> list[NewMessage]:
+    async def _reports(
+        self, connection: Connection, buried: Rescued, source: StoredMessage, callback: Callback
+    ) -> list[NewMessage]:
         assert buried.dead_letter_id is not None
         assert buried.failed_at is not None
         message = source.message
@@ -175,7 +245,7 @@ class Janitor:
         try:
             return [
                 self._publisher.unvetted(message.tenant_id, publication, source_id=message.id, place=buried.place)
-                for publication in callbacks(attempt, _NO_OUTCOME, FAILED, body=body, dlq_id=letter)
+                for publication in callbacks(attempt, _NO_OUTCOME, failure_callback=callback, body=body, dlq_id=letter)
             ]
         except InvalidDestination as error:
             _log.warning("a callback of %s is dropped: %s", message.id, error)

@@ -144,6 +144,10 @@ class Settler:
             async with self._database.single() as connection:
                 settled = await settle(connection, dispatcher_id, settlements)
             reported = False
+            if any(one.flow_key_id is not None for one in settled):
+                # They came under a key while they were under way.
+                async with self._database.transaction() as connection:
+                    await release(connection, settled)
         took_effect = {one.id for one in settled}
         for finished in batch:
             attempt_ended(
@@ -178,7 +182,11 @@ class Settler:
         message = finished.attempt.message
         reports: list[NewMessage] = []
         for publication in callbacks(
-            finished.attempt, finished.reply, finished.outcome, body=finished.body, dlq_id=letter
+            finished.attempt,
+            finished.reply,
+            failure_callback=finished.failure_callback,
+            body=finished.body,
+            dlq_id=letter,
         ):
             try:
                 reports.append(
@@ -195,16 +203,12 @@ def _size(finished: Finished) -> int:
     answer = len(finished.reply.body) if isinstance(finished.reply, Response) else 0
     if not _is_reported(finished):
         return answer
-    options = finished.attempt.message.options
-    reports = (options.callback is not None) + (options.failure_callback is not None)
+    reports = (finished.attempt.message.options.callback is not None) + (finished.failure_callback is not None)
     return answer + reports * 4 * (answer + len(finished.body)) // 3
 
 
 def _is_reported(finished: Finished) -> bool:
-    options = finished.attempt.message.options
-    return options.callback is not None or (
-        options.failure_callback is not None and isinstance(finished.outcome, Failed)
-    )
+    return finished.attempt.message.options.callback is not None or finished.failure_callback is not None
 
 
 def _settlement(finished: Finished) -> Settlement:

@@ -19,6 +19,20 @@ class Access(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who owns messages, tokens and signing keys, and what an operator has set for it.
+
+    `failure_callback` is the URL where failures are reported of messages that do not say where; `parallelism` is how
+    many of its deliveries are under way at a time, None for any number.
+    """
+
+    id: TenantId
+    name: str
+    failure_callback: str | None
+    parallelism: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """The tenant on whose behalf a request acts, and how far its token reaches."""
 
@@ -32,6 +46,14 @@ class SigningKeys:
 
     current: str
     next: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What every attempt of a tenant goes by; `failure_callback` as in `Tenant`."""
+
+    keys: SigningKeys
+    failure_callback: str | None = None
 
 
 def token_hash(token: str) -> bytes:

@@ -15,7 +15,7 @@ select k.key, k.parallelism, k.rate, k.period, k.parallelism_pinned, k.rate_pinn
   (select count(*) from deliveries d where d.flow_key_id = k.id and d.state = 2) as active,
   (select count(*) from deliveries d where d.flow_key_id = k.id and d.state = 1 and d.due_at <= now()) as waiting
 from flow_keys k
-where k.tenant_id = $1
+where k.tenant_id = $1 and k.key <> ''
 """
 
 

@@ -6,6 +6,7 @@
 -- id, also when the winner's transaction committed a moment ago. The upsert of a queue takes its lock and the next numbers,
 -- so that they ascend in the order of the commits; what is delayed takes its number when it falls due. The upsert of a
 -- flow-control key always sets wake_at, so that a claim that has just found nothing under it cannot put it to sleep.
+-- Messages without a key of a tenant that has a parallelism go under the key '', which nobody can name.
 with self as materialized (select id from dispatchers where id = $15 and alive_until > now() for key share),
 input as materialized (
   select *, greatest(make_interval(secs => delay_s), not_before - now()) > interval '0' as delayed
@@ -25,7 +26,10 @@ claimed_keys as (
 outcome as materialized (
   select i.*, coalesce(k.message_id, i.id) as stored_id from input i
   left join claimed_keys k on k.tenant_id = i.tenant_id and k.key = i.dedup_key),
-fresh as materialized (select * from outcome where stored_id = id),
+fresh as materialized (
+  select o.*, coalesce(o.flow_key, every.key) as gate
+  from outcome o left join flow_keys every on every.tenant_id = o.tenant_id and every.key = '' and every.parallelism_pinned
+  where o.stored_id = o.id),
 lanes as (
   insert into queues as q (tenant_id, name, next_seq)
   select tenant_id, queue, count(*) filter (where not delayed) from fresh where queue is not null group by 1, 2 order by 1, 2
@@ -33,10 +37,10 @@ lanes as (
   returning id, tenant_id, name, next_seq),
 keys as (
   insert into flow_keys as k (tenant_id, key, parallelism, rate, period, wake_at)
-  select tenant_id, flow_key, parallelism, rate, make_interval(secs => period_s), now() from (
-    select distinct on (tenant_id, flow_key) * from fresh
-    where flow_key is not null and (select count(*) from lanes) >= 0 order by tenant_id, flow_key, n desc) latest
-  order by tenant_id, flow_key
+  select tenant_id, gate, parallelism, rate, coalesce(make_interval(secs => period_s), interval '1 s'), now() from (
+    select distinct on (tenant_id, gate) * from fresh
+    where gate is not null and (select count(*) from lanes) >= 0 order by tenant_id, gate, n desc) latest
+  order by tenant_id, gate
   on conflict (tenant_id, key) do update set
     parallelism = case when k.parallelism_pinned then k.parallelism else excluded.parallelism end,
     rate = case when k.rate_pinned then k.rate else excluded.rate end,
@@ -53,7 +57,7 @@ placed as materialized (
     end as seq
   from fresh f
   left join lanes l on l.tenant_id = f.tenant_id and l.name = f.queue
-  left join keys k on k.tenant_id = f.tenant_id and k.key = f.flow_key
+  left join keys k on k.tenant_id = f.tenant_id and k.key = f.gate
   window w as (partition by f.tenant_id, f.queue)),
 stored as (
   insert into messages (id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id,

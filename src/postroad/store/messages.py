@@ -84,8 +84,9 @@ async def insert(
     """
     if all(new.is_plain for new in group):
         [row] = await connection.fetch(_INSERT_PLAIN, *_columns(group), dispatcher_id)
-        created_at, alive = row["created_at"], row["handed_over"]
-        return [Stored(new.message.id, True, alive and new.mine, created_at) for new in group]
+        if not row["is_capped"]:
+            created_at, alive = row["created_at"], row["handed_over"]
+            return [Stored(new.message.id, True, alive and new.mine, created_at) for new in group]
     first: dict[tuple[TenantId, bytes], int] = {}
     unique: list[NewMessage] = []
     place: list[int] = []

@@ -323,7 +323,7 @@ bulk_actions = Table(
     Column("held_until", Instant, nullable=False),
     _now(),
     Column("completed_at", Instant),
-    # The same filter again, while it runs, is the same action.
+    # The same filter again, while it runs, is the same action. Also for those that nobody works on any more.
     Index(
         "bulk_actions_running",
         "tenant_id",
@@ -333,6 +333,8 @@ bulk_actions = Table(
         postgresql_where=text("completed_at is null"),
     ),
     Index("bulk_actions_listed", "tenant_id", "created_at", "id"),
+    # Those that are forgotten.
+    Index("bulk_actions_completed", "completed_at", postgresql_where=text("completed_at is not null")),
 )
 
 usage = Table(

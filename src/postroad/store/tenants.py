@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from postroad.domain.ids import random_text
-from postroad.domain.tenant import Access, Caller, SigningKeys, TenantId, token_hash
+from postroad.domain.tenant import Access, Caller, Profile, SigningKeys, Tenant, TenantId, token_hash
 from postroad.store.engine import Connection
 
 
@@ -32,6 +32,20 @@ async def find(connection: Connection, name: str) -> TenantId | None:
     """The tenant of this name."""
     found: int | None = await connection.fetchval("select id from tenants where name = $1", name)
     return None if found is None else TenantId(found)
+
+
+async def list_(connection: Connection, name: str | None = None) -> list[Tenant]:
+    """All tenants, or the one of this name if there is one, by name."""
+    rows = await connection.fetch(
+        "select id, name, failure_callback, parallelism from tenants where $1::text is null or name = $1 order by name",
+        name,
+    )
+    return [Tenant(TenantId(row["id"]), row["name"], row["failure_callback"], row["parallelism"]) for row in rows]
+
+
+async def set_failure_callback(connection: Connection, tenant_id: TenantId, url: str | None) -> None:
+    """Where failures are reported from now on of messages that do not say where; None is nowhere."""
+    await connection.execute("update tenants set failure_callback = $2 where id = $1", tenant_id, url)
 
 
 async def add_token(
@@ -73,6 +87,38 @@ async def signing_keys(connection: Connection, tenant_id: TenantId) -> SigningKe
     row = await connection.fetchrow("select current_key, next_key from signing_keys where tenant_id = $1", tenant_id)
     assert row is not None
     return SigningKeys(row["current_key"], row["next_key"])
+
+
+async def profile(connection: Connection, tenant_id: TenantId) -> Profile:
+    """What every attempt of a tenant goes by."""
+    row = await connection.fetchrow(
+        """
+        select k.current_key, k.next_key, t.failure_callback
+        from signing_keys k join tenants t on t.id = k.tenant_id where k.tenant_id = $1
+        """,
+        tenant_id,
+    )
+    assert row is not None
+    return Profile(SigningKeys(row["current_key"], row["next_key"]), row["failure_callback"])
+
+
+async def failure_callbacks(connection: Connection, tenant_ids: Iterable[TenantId]) -> dict[TenantId, str]:
+    """Where failures are reported of messages that do not say where, for the tenants that have such a URL."""
+    rows = await connection.fetch(
+        "select id, failure_callback from tenants where id = any($1::int[]) and failure_callback is not null",
+        list(tenant_ids),
+    )
+    return {TenantId(row["id"]): row["failure_callback"] for row in rows}
+
+
+async def set_keys(connection: Connection, tenant_id: TenantId, keys: SigningKeys) -> None:
+    """Sign with this pair from now on."""
+    await connection.execute(
+        "update signing_keys set current_key = $2, next_key = $3, rotated_at = now() where tenant_id = $1",
+        tenant_id,
+        keys.current,
+        keys.next,
+    )
 
 
 async def rotate_keys(connection: Connection, tenant_id: TenantId) -> SigningKeys:
