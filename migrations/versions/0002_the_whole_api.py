@@ -126,6 +126,7 @@ create table bulk_actions (
 );
 create unique index bulk_actions_running on bulk_actions (tenant_id, kind, filter_hash) where completed_at is null;
 create index bulk_actions_listed on bulk_actions (tenant_id, created_at, id);
+create index bulk_actions_completed on bulk_actions (completed_at) where completed_at is not null;
 
 create table usage (
   tenant_id integer not null,

@@ -178,10 +178,10 @@ async def test_what_waits_outlives_its_day_and_can_be_read(database: Database, c
     found = await lookups.find(connection, TENANT, patient, linger=LINGER)
     assert found is not None
     assert found.created_at == on(day)
-    labelled = await lookups.unfinished_ids(
-        connection, TENANT, Filters(values={"label": ("slow",)}), after=None, limit=9
+    labelled = await lookups.look_through(
+        connection, TENANT, Filters(values={"label": ("slow",)}), after=None, limit=9, reach=9
     )
-    assert labelled == [patient]
+    assert labelled.ids == [patient]
     assert await connection.fetchval("select count(*) from messages") == 1
 
 

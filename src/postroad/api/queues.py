@@ -1,5 +1,6 @@
 """Queues: made, looked at, paused, deleted."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,6 +14,7 @@ from postroad.domain.queue import Queue, parse_queue_name
 from postroad.domain.tenant import Caller, TenantId
 from postroad.errors import InvalidField, InvalidValue, NotFound, QuotaExceeded, UnknownParameter
 from postroad.store import deliveries, queues
+from postroad.store.engine import Connection
 
 _STEP = 1_000
 
@@ -58,9 +60,12 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         name, parallelism, paused = _change(await document_of(request) or {})
         if parallelism > context.limits.max_queue_parallelism:
             raise QuotaExceeded("maxQueueParallelism", context.limits.max_queue_parallelism)
-        async with database.transaction() as connection:
+
+        async def change(connection: Connection) -> None:
             await queues.admit(connection, caller.tenant_id, [name], most=context.limits.max_queues)
             await queues.upsert(connection, caller.tenant_id, name, parallelism=parallelism, paused=paused)
+
+        await database.repeated(change)
         context.wake()
         return Response()
 
@@ -113,21 +118,23 @@ def router(context: Context, auth: Authentication) -> APIRouter:
 
 
 async def _set_paused(context: Context, caller: Caller, name: str, *, paused: bool) -> Response:
-    async with context.database.transaction() as connection:
-        if not await queues.set_paused(connection, caller.tenant_id, _known(name), paused=paused):
-            raise NotFound("queue", name)
+    change = partial(queues.set_paused, tenant_id=caller.tenant_id, name=_known(name), paused=paused)
+    if not await context.database.repeated(change):
+        raise NotFound("queue", name)
     context.wake()
     return Response()
 
 
 async def _cancel(context: Context, tenant_id: TenantId, queue_id: int) -> None:
     """Cancel what is left of a deleted queue. If this is broken off, a chore goes on with it."""
-    while True:
-        async with context.database.transaction() as connection:
-            left = await queues.orphans(connection, limit=_STEP, queue_id=queue_id)
-            await deliveries.cancel(connection, tenant_id, [message_id for _, message_id in left])
-        if len(left) < _STEP:
-            return
+
+    async def step(connection: Connection) -> int:
+        left = await queues.orphans(connection, limit=_STEP, queue_id=queue_id)
+        await deliveries.cancel(connection, tenant_id, [message_id for _, message_id in left])
+        return len(left)
+
+    while await context.database.repeated(step) == _STEP:
+        pass  # Until a step finds less than it could take.
 
 
 def _known(name: str) -> str:

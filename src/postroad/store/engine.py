@@ -50,11 +50,8 @@ def sqlalchemy_url(url: str) -> str:
     return f"postgresql+asyncpg://{rest}"
 
 
-async def run(connection: Connection, query: Executable, *, deadline_s: float | None = None) -> list[Row]:
-    """Run a SQLAlchemy Core statement on an asyncpg connection, so that it shares that connection's transaction.
-
-    `deadline_s` takes the place of the deadline that every call has.
-    """
+async def run(connection: Connection, query: Executable) -> list[Row]:
+    """Run a SQLAlchemy Core statement on an asyncpg connection, so that it shares that connection's transaction."""
     compiled = query.compile(dialect=_dialect, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
     assert isinstance(compiled, SQLCompiler)
     values = compiled.params
@@ -63,7 +60,7 @@ async def run(connection: Connection, query: Executable, *, deadline_s: float | 
         processors[name](values[name]) if name in processors else values[name]  # type: ignore[operator]
         for name in compiled.positiontup or ()
     ]
-    return await connection.fetch(str(compiled), *arguments, timeout=deadline_s)
+    return await connection.fetch(str(compiled), *arguments)
 
 
 class Database:

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import any_, literal, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    Integer,
+    ScalarSelect,
+    Select,
+    and_,
+    any_,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.ids import MessageId
 from postroad.domain.message import StoredMessage
 from postroad.domain.tenant import TenantId
 from postroad.store.engine import Connection, run
-from postroad.store.filters import Filters, on_message
+from postroad.store.filters import ORDERED, Filters, on_message
 from postroad.store.messages import message_of
 from postroad.store.tables import deliveries, messages
+
+MOST_BY_MESSAGE = 20_000
+"""How far the index of a filter is followed, which leads to finished messages as well."""
+
+_BEFORE_ALL = MessageId(uuid.UUID(int=0))
 
 _FIND = """
 select m.id, m.tenant_id, m.created_at, m.url, m.method, m.header, m.options, m.caller_ip, m.labels, m.source_id,
@@ -27,6 +49,14 @@ where m.id = $1 and m.tenant_id = $2 and (
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look through unfinished messages has found, ascending, and where the next one goes on; None at the end."""
+
+    ids: list[MessageId]
+    after: MessageId | None
+
+
 async def find(
     connection: Connection, tenant_id: TenantId, message_id: MessageId, *, linger: timedelta
 ) -> StoredMessage | None:
@@ -35,24 +65,120 @@ async def find(
     return None if row is None else message_of(row)
 
 
-async def unfinished_ids(
-    connection: Connection, tenant_id: TenantId, filters: Filters, *, after: MessageId | None, limit: int
-) -> list[MessageId]:
-    """Ids of unfinished messages that match and whose cancellation was not asked for, ascending, from `after` on."""
-    query = (
-        select(deliveries.c.id)
-        .where(deliveries.c.tenant_id == tenant_id, deliveries.c.cancel_requested_at.is_(None))
-        .order_by(deliveries.c.id)
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(deliveries.c.id > after)
+async def look_through(
+    connection: Connection,
+    tenant_id: TenantId,
+    filters: Filters,
+    *,
+    after: MessageId | None,
+    limit: int,
+    reach: int,
+    until: datetime | None = None,
+) -> Looked:
+    """The next unfinished messages that match and whose cancellation was not asked for, up to `limit` of them.
+
+    It goes from `after` along the ids of all unfinished messages, `reach` of them and no further: so a walk of many
+    looks reads each of them once, and no look takes long. `until` bounds the creation, beside the filters.
+    """
+    looked = _along(tenant_id, filters, after, reach)
+    found = _matching(looked, filters, until).order_by(looked.c.id).limit(limit)
+    [row] = await run(connection, select(_ids(found), *_extent(looked)))
+    ids: list[MessageId] = row["ids"]
+    if len(ids) == limit:
+        return Looked(ids, ids[-1])
+    return Looked(ids, row["last"] if row["seen"] == reach else None)
+
+
+async def count_through(
+    connection: Connection, tenant_id: TenantId, filters: Filters, *, after: MessageId | None, reach: int
+) -> tuple[int, MessageId | None]:
+    """How many such messages there are among the next `reach` that are unfinished, and where to go on."""
+    looked = _along(tenant_id, filters, after, reach)
+    found = _matching(looked, filters, None).subquery()
+    [row] = await run(connection, select(_count(found).label("found"), *_extent(looked)))
+    return row["found"], row["last"] if row["seen"] == reach else None
+
+
+async def find_by_message(
+    connection: Connection, tenant_id: TenantId, filters: Filters, *, until: datetime | None = None
+) -> list[MessageId] | None:
+    """All that looks would find, by way of the index of one filter: at once, when few messages have its value.
+
+    None without such a filter, and when it leads to too many messages, finished ones among them.
+    """
+    driving = next((name for name in (*ORDERED, "label") if name in filters.values), None)
+    if driving is None:
+        return None
+    only = Filters(values={driving: filters.values[driving]})
+    by_index = select(*_FILTERED).where(*on_message(messages, only)).limit(MOST_BY_MESSAGE + 1)
+    if driving in ORDERED:
+        # Of labels there is one index for all tenants, and with a tenant here the planner may prefer another one.
+        by_index = by_index.where(messages.c.tenant_id == tenant_id)
+    having = by_index.cte("having").prefix_with("materialized")
+    seen = _count(having)
+    delivery = _each(select(deliveries.c.id).where(deliveries.c.id == having.c.id, *_on_delivery(tenant_id, filters)))
+    conditions = [seen <= MOST_BY_MESSAGE, *_on_message(having, filters, until)]
+    found: Select[Any] = select(having.c.id).select_from(having.join(delivery, true())).where(*conditions)
+    found = found.order_by(having.c.id)
+    [row] = await run(connection, select(_ids(found), seen.label("seen")))
+    ids: list[MessageId] = row["ids"]
+    return ids if row["seen"] <= MOST_BY_MESSAGE else None
+
+
+_ZERO: ColumnElement[int] = literal_column("0", Integer)
+_FILTERED = [column for column in messages.c if column.name not in ("header", "body")]
+
+
+def _each(one: Select[Any]) -> FromClause:
+    """What a query gives for each row of another. OFFSET 0 keeps the planner from making a join of all out of it."""
+    return one.offset(_ZERO).lateral()
+
+
+def _along(tenant_id: TenantId, filters: Filters, after: MessageId | None, reach: int) -> CTE:
+    """The next unfinished messages of all tenants; that of them which are candidates is said."""
+    number, is_candidate = deliveries.c.id, and_(*_on_delivery(tenant_id, filters)).label("is_candidate")
+    along = select(number, is_candidate).where(number > (after or _BEFORE_ALL)).order_by(number).limit(reach)
+    return along.cte("looked").prefix_with("materialized")
+
+
+def _matching(looked: CTE, filters: Filters, until: datetime | None) -> Select[Any]:
+    found: Select[Any] = select(looked.c.id).where(looked.c.is_candidate)
+    if not _needs_messages(filters, until):
+        return found
+    message = _each(select(*_FILTERED).where(messages.c.id == looked.c.id))
+    return found.select_from(looked.join(message, true())).where(*_on_message(message, filters, until))
+
+
+def _extent(looked: CTE) -> tuple[ColumnElement[Any], ...]:
+    last = select(looked.c.id).order_by(looked.c.id.desc()).limit(1).scalar_subquery()
+    return _count(looked).label("seen"), last.label("last")
+
+
+def _ids(found: Select[Any]) -> ColumnElement[Any]:
+    return func.array(found.scalar_subquery()).label("ids")
+
+
+def _count(rows: FromClause) -> ScalarSelect[int]:
+    return select(func.count()).select_from(rows).scalar_subquery()
+
+
+def _on_delivery(tenant_id: TenantId, filters: Filters) -> list[ColumnElement[bool]]:
+    delivery = deliveries.c
+    conditions = [delivery.tenant_id == tenant_id, delivery.cancel_requested_at.is_(None)]
     if filters.message_ids is not None:
-        query = query.where(deliveries.c.id == any_(literal(list(filters.message_ids), ARRAY(UUID))))
-    if filters.are_on_messages or filters.since is not None or filters.until is not None:
-        query = query.join(messages, messages.c.id == deliveries.c.id).where(*on_message(messages, filters))
-        if filters.since is not None:
-            query = query.where(messages.c.created_at >= filters.since)
-        if filters.until is not None:
-            query = query.where(messages.c.created_at <= filters.until)
-    return [row["id"] for row in await run(connection, query)]
+        conditions.append(delivery.id == any_(literal(list(filters.message_ids), ARRAY(UUID))))
+    return conditions
+
+
+def _needs_messages(filters: Filters, until: datetime | None) -> bool:
+    return filters.are_on_messages or any(one is not None for one in (filters.since, filters.until, until))
+
+
+def _on_message(message: FromClause, filters: Filters, until: datetime | None) -> list[ColumnElement[bool]]:
+    created_at = message.c.created_at
+    since = [created_at >= filters.since] if filters.since is not None else []
+    return [
+        *on_message(message, filters),
+        *since,
+        *(created_at <= one for one in (filters.until, until) if one is not None),
+    ]
