@@ -251,7 +251,7 @@ async def test_claims_that_race_never_exceed_the_parallelism_of_a_key(
         nonlocal active, most, done
         while done < 100:
             async with database.transaction() as own:
-                claimed = await deliveries.claim_flow(own, dispatcher_id, 10)
+                claimed, _ = await deliveries.claim_flow(own, dispatcher_id, 10)
                 active += len(claimed)
                 most = max(most, active)
             await asyncio.sleep(0)
@@ -266,3 +266,98 @@ async def test_claims_that_race_never_exceed_the_parallelism_of_a_key(
 
     assert done == 100
     assert most <= 3
+
+
+async def test_a_key_does_not_sleep_over_what_somebody_had_locked(database: Database, connection: Connection) -> None:
+    """Whoever had it may leave it as it was, and then nobody wakes the key."""
+    me = await dispatchers.register(connection, "me")
+    await insert(
+        connection, [a_new_message(flow_control=FlowControl("k", 3, None))], dispatcher_id=None, window=timedelta(1)
+    )
+    async with database.transaction() as other:
+        await other.execute("select * from deliveries for update")
+        async with database.transaction() as own:
+            claimed, looked = await deliveries.claim_flow(own, me, 10)
+
+    assert (claimed, looked) == ([], True)
+    assert await connection.fetchval("select wake_at < now() + interval '1 s' from flow_keys")
+
+
+async def test_a_key_that_slept_over_something_is_found_and_woken(
+    server: Running, receiver: Receiver, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await change(server, "pause")
+    await server.publish(receiver.url("/f"), **flow("parallelism=1"))
+    await connection.execute("update flow_keys set paused = false, wake_at = 'infinity'")
+    await connection.execute("update deliveries set due_at = now() - interval '10 s'")
+    assert server.node.dispatcher is not None
+
+    await server.node.dispatcher._janitor.keep_queues()
+
+    await receiver.next_request("/f")
+    assert "slept" in caplog.text
+
+
+async def test_a_key_that_a_hanging_transaction_holds_keeps_nothing_else_waiting(
+    server: Running, receiver: Receiver, database: Database
+) -> None:
+    await server.publish(receiver.url("/f"), **flow("parallelism=1"))
+    await receiver.next_request("/f")
+
+    async with database.transaction() as hanging:
+        await hanging.execute("select * from flow_keys for update")
+        await hanging.execute("select * from tenants for update")
+        await hanging.execute("update flow_keys set wake_at = now()")
+        await server.publish(receiver.url("/plain"), Upstash_Delay="1s")
+        await server.publish(receiver.url("/queued"), Upstash_Queue_Name="q")
+        await receiver.next_request("/queued", timeout=5)
+        await receiver.next_request("/plain", timeout=5)
+
+
+async def test_a_backlog_under_a_key_leaves_slots_to_others(serve: Serve, receiver: Receiver) -> None:
+    server = await serve(slots=100)
+    gate = asyncio.Event()
+    receiver.script("/slow", hold(gate))
+    await asyncio.gather(
+        *(server.publish(receiver.url("/slow"), str(n), **flow("parallelism=1000")) for n in range(150))
+    )
+    await receiver.wait_for(50, "/slow")
+    await asyncio.sleep(0.5)
+
+    # By its name this is another destination.
+    async with asyncio.timeout(10):
+        await server.publish(f"http://localhost:{receiver.port}/other", Upstash_Delay="1s")
+        await receiver.next_request("/other")
+
+    assert len(receiver.requests("/slow")) <= 100
+    gate.set()
+    await receiver.wait_for(150, "/slow", timeout=30)
+
+
+async def test_callbacks_that_share_a_key_with_queued_messages_make_no_deadlocks(
+    server: Running, receiver: Receiver, connection: Connection
+) -> None:
+    headers = {
+        **flow("parallelism=50", "shared"),
+        "Upstash_Callback": receiver.url("/callback"),
+        "Upstash_Callback_Flow_Control_Key": "shared",
+        "Upstash_Callback_Flow_Control_Value": "parallelism=50",
+    }
+
+    async def publish(publisher: int) -> None:
+        for number in range(20):
+            await server.publish(receiver.url("/q"), str(number), Upstash_Queue_Name=f"q{publisher % 4}", **headers)
+
+    await asyncio.gather(*(publish(publisher) for publisher in range(12)))
+    await eventually(lambda: connection.fetchval("select count(*) from deliveries"), lambda left: left == 0, within=60)
+    assert len(receiver.requests("/callback")) == 240
+
+    async def deadlocks() -> int:
+        await connection.execute("select pg_stat_clear_snapshot()")
+        found: int = await connection.fetchval(
+            "select deadlocks from pg_stat_database where datname = current_database()"
+        )
+        return found
+
+    await asyncio.sleep(1.2)  # Statistics are reported once in a second.
+    assert await deadlocks() == 0

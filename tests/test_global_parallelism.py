@@ -274,7 +274,7 @@ async def test_claims_that_race_never_exceed_the_parallelism_of_a_tenant(
         nonlocal active, most, done
         while done < 120:
             async with database.transaction() as own:
-                claimed = await deliveries.claim_flow(own, dispatcher_id, 10)
+                claimed, _ = await deliveries.claim_flow(own, dispatcher_id, 10)
                 active += len(claimed)
                 most = max(most, active)
             await asyncio.sleep(0)

@@ -172,3 +172,21 @@ async def test_a_repeated_settlement_does_not_disturb_the_attempt_after_it(
         states = await server.settled(message_id)
         assert sorted(states) == ["ACTIVE", "ACTIVE", "CREATED", "DELIVERED", "ERROR", "RETRY"]
         assert len(receiver.requests()) == 2
+
+
+async def test_a_batch_stays_together_when_its_neighbour_is_refused(
+    server: Running, receiver: Receiver, connection: Connection
+) -> None:
+    await connection.execute("alter table messages add constraint no_poison check (body <> 'poison')")
+    items = [{"destination": receiver.url("/batch"), "body": str(n)} for n in range(7)]
+
+    answers = await asyncio.gather(
+        *(server.http.post("/v2/batch", json=items) for _ in range(6)),
+        *(server.http.post(f"/v2/publish/{receiver.url('/one')}", content=b"poison") for _ in range(3)),
+    )
+
+    assert [answer.status_code for answer in answers] == 6 * [200] + 3 * [400]
+    for answer in answers[:6]:
+        ids = [message["messageId"] for message in answer.json()]
+        events = (await server.http.get("/v2/events", params={"messageIds": ids, "state": "CREATED"})).json()["events"]
+        assert (len(events), len({event["time"] for event in events})) == (7, 1)

@@ -259,6 +259,21 @@ async def test_deleting_a_queue_cancels_what_waits_in_it(server: Running, receiv
     await server.settled(again)
 
 
+async def test_deleting_a_queue_leaves_callbacks_of_what_had_its_turn(server: Running, receiver: Receiver) -> None:
+    receiver.script("/callback", status(500), ok())
+    await enqueue(
+        server, "q", receiver.url("/q"), Upstash_Callback=receiver.url("/callback"),
+        Upstash_Callback_Retry_Delay="2000",
+    )  # fmt: skip
+    await receiver.next_request("/callback")
+    await eventually(lambda: server.events(state="RETRY"), bool)
+
+    await server.http.delete("/v2/queues/q")
+
+    request = await receiver.next_request("/callback")
+    await server.settled(str(request.header("Upstash-Message-Id")))
+
+
 async def test_what_is_left_of_a_deleted_queue_is_cancelled_later(
     server: Running, receiver: Receiver, connection: Connection
 ) -> None:
@@ -283,7 +298,7 @@ async def test_a_queue_that_has_stopped_is_found_and_goes_on(
     await server.node.dispatcher._janitor.keep_queues()
 
     await receiver.next_request("/q")
-    assert "had stopped" in caplog.text
+    assert "put right" in caplog.text
 
 
 async def test_a_retried_dead_letter_goes_to_the_end_of_its_queue(server: Running, receiver: Receiver) -> None:

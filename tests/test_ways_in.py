@@ -16,9 +16,12 @@ from tests.conftest import Running, eventually
 from tests.receiver import Received, Receiver, ok, status
 
 COMBINATIONS = 20
-OF_THE_WAY = {"upstash-message-id", "upstash-signature", "upstash-schedule-id", "upstash-topic-name", "host", "accept",
-              "content-length"}  # fmt: skip
-"""Headers that differ from message to message, or that only the way adds; `accept` is the HTTP client's own, and bodies are compared whole."""
+OF_THE_WAY = {
+    "upstash-message-id", "upstash-signature", "upstash-schedule-id", "upstash-topic-name", "host", "accept",
+    "content-length",
+}  # fmt: skip
+"""Headers that differ from message to message, or that only the way adds; `accept` is the HTTP client's own, and
+bodies are compared whole."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Queues, flow control, URL groups, schedules, bulk actions and quotas.
 
-What a message was published with is kept by name (its queue, flow-control key, schedule and URL group), so that history can be
-read and filtered after those are gone.
+What a message was published with is kept by name (its queue, flow-control key, schedule and URL group), so that history
+can be read and filtered after those are gone.
 """
 
 from alembic import op
@@ -35,7 +35,7 @@ alter table deliveries
 drop index deliveries_queue;
 drop index deliveries_queue_held;
 create unique index deliveries_place on deliveries (queue_id, seq) where seq is not null and sub = 0;
-create index deliveries_queue on deliveries (queue_id, seq) where seq is not null;
+create index deliveries_queue on deliveries (queue_id, seq) where queue_id is not null;
 create index deliveries_entering on deliveries (due_at) where state = 0 and seq is null;
 
 create table queues (

@@ -14,7 +14,7 @@ from typing import Protocol
 from postroad.domain.message import IMMEDIATELY, After, Attempt, NotBefore, StoredMessage
 from postroad.domain.publication import Publication
 from postroad.domain.tenant import TenantId
-from postroad.errors import DatabaseUnavailable, IntakeFull, OutcomeUnknown, PostroadError, Refused
+from postroad.errors import DatabaseUnavailable, IntakeFull, OutcomeUnknown, PostroadError, Refused, Unavailable
 from postroad.publish import Published, Publisher
 from postroad.quota import Quota
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
@@ -117,10 +117,9 @@ class Intake:
             self._refuse_when_full(news)
             await self._quota.take(tenant_id, len(news))
         answers = await self._submit(news)
-        if not any(isinstance(answer, Published | MessageRefused) for answer in answers):
-            for error in answers:
-                assert isinstance(error, PostroadError)
-                raise error
+        for answer in answers:
+            if isinstance(answer, Unavailable):
+                raise answer
         return answers
 
     async def run(self) -> None:
@@ -182,7 +181,7 @@ class Intake:
         news = [new for submission in group for new in submission.news]
         answers: list[Published | PostroadError] = []
         try:
-            answers = await self._store(news)
+            answers = await self._store(news, [len(submission.news) for submission in group])
         finally:
             answers += [OutcomeUnknown()] * (len(news) - len(answers))
             at = 0
@@ -191,15 +190,21 @@ class Intake:
                     submission.answer.set_result(answers[at : at + len(submission.news)])
                 at += len(submission.news)
 
-    async def _store(self, news: Sequence[NewMessage]) -> list[Published | PostroadError]:
-        """Store a group; one that the database refuses is halved until the culprit stands alone."""
+    async def _store(self, news: Sequence[NewMessage], sizes: Sequence[int]) -> list[Published | PostroadError]:
+        """Store a group; one that the database refuses is halved until the culprit stands alone.
+
+        `sizes` are those of the submissions in it, which stay together as long as they can.
+        """
         try:
             stored = await self._insert(news)
         except DataRefused as error:
             if len(news) == 1:
                 return [MessageRefused(str(error))]
-            half = len(news) // 2
-            return await self._store(news[:half]) + await self._store(news[half:])
+            if len(sizes) == 1:
+                sizes = [len(news) // 2, len(news) - len(news) // 2]
+            half = len(sizes) // 2
+            at = sum(sizes[:half])
+            return await self._store(news[:at], sizes[:half]) + await self._store(news[at:], sizes[half:])
         except OutcomeUnknown as error:
             return [error] * len(news)
         except (DatabaseUnavailable, TryAgain):

@@ -84,6 +84,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
 
 async def _page(context: Context, request: Request, caller: Caller, *names: str) -> dict[str, Any]:
     query = Query.of(request)
+    if query.values.get("api") == [""]:
+        query.ignore("api")  # Go's client sends it always.
     is_grouped = _is_grouped(query)
     most, default = (MOST_MESSAGES, DEFAULT_MESSAGES) if is_grouped else (MOST, DEFAULT)
     body_bytes = _body_bytes(query)

@@ -11,9 +11,9 @@ from postroad.api.documents import errors, found, json_body
 from postroad.api.query import Query, document_of
 from postroad.domain.callback import milliseconds
 from postroad.domain.queue import Queue, parse_queue_name
-from postroad.domain.tenant import Caller, TenantId
+from postroad.domain.tenant import Caller
 from postroad.errors import InvalidField, InvalidValue, NotFound, QuotaExceeded, UnknownParameter
-from postroad.store import deliveries, queues
+from postroad.store import queues
 from postroad.store.engine import Connection
 
 _STEP = 1_000
@@ -97,7 +97,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         async with database.single() as connection:
             queue_id = await queues.remove(connection, caller.tenant_id, name)
         if queue_id is not None:
-            await _cancel(context, caller.tenant_id, queue_id)
+            await _empty(context, queue_id)
         return Response()
 
     @routes.post(
@@ -125,15 +125,9 @@ async def _set_paused(context: Context, caller: Caller, name: str, *, paused: bo
     return Response()
 
 
-async def _cancel(context: Context, tenant_id: TenantId, queue_id: int) -> None:
+async def _empty(context: Context, queue_id: int) -> None:
     """Cancel what is left of a deleted queue. If this is broken off, a chore goes on with it."""
-
-    async def step(connection: Connection) -> int:
-        left = await queues.orphans(connection, limit=_STEP, queue_id=queue_id)
-        await deliveries.cancel(connection, tenant_id, [message_id for _, message_id in left])
-        return len(left)
-
-    while await context.database.repeated(step) == _STEP:
+    while await context.database.repeated(partial(queues.empty, queue_id=queue_id, limit=_STEP)) == _STEP:
         pass  # Until a step finds less than it could take.
 
 

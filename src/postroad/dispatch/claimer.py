@@ -18,6 +18,9 @@ from postroad.store.deliveries import FIRST_DESTINATION, Claimed, Ended, Settlem
 from postroad.store.engine import Connection, Database
 
 _PAUSE_S = 1.0
+_SUSPECTS_EVERY = 16
+"""Claims; without that they would wait for the end of a backlog."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +49,7 @@ class Claimer:
         self._leasing = leasing
         self._rotation = FIRST_DESTINATION
         self._suspect: MessageId | None = None
+        self._turns = 0
 
     def slot_freed(self) -> None:
         """Look for more work when enough of the slots are free for a claim to be worth it."""
@@ -78,13 +82,16 @@ class Claimer:
         for wait in ahead.later:
             self._waker.expect(wait)
         more = self.backlogged = False
-        if ahead.is_entering:
-            async with self._database.transaction() as connection:
-                more = await deliveries.enter(connection) > 0
-        if ahead.is_flowing:
-            more = await self._claim_flow(dispatcher_id) or more
-        if ahead.is_due:
-            more = await self._claim(dispatcher_id) or more
+        # Trouble with one queue or key must not keep the rest from being claimed.
+        try:
+            if ahead.is_entering:
+                async with self._database.transaction() as connection:
+                    more = await deliveries.enter(connection) > 0
+            if ahead.is_flowing:
+                more = await self._claim_flow(dispatcher_id) or more
+        finally:
+            if ahead.is_due:
+                more = await self._claim(dispatcher_id) or more
         return more
 
     async def _claim(self, dispatcher_id: int) -> bool:
@@ -94,8 +101,9 @@ class Claimer:
             if limit:
                 with self._leasing():
                     claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
-                    if not claimed:
-                        claimed = await self._claim_suspect(connection, dispatcher_id)
+                    self._turns += 1
+                    if not claimed or self._turns % _SUSPECTS_EVERY == 0:
+                        claimed += await self._claim_suspect(connection, dispatcher_id)
                     is_full = len(claimed) >= limit
                     self.backlogged = self.backlogged or is_full
                     await self._begin(connection, dispatcher_id, claimed)
@@ -117,18 +125,26 @@ class Claimer:
             return bool(claimed) or not ended
 
     async def _claim_flow(self, dispatcher_id: int) -> bool:
-        """Claim within the limits of flow-control keys that have woken up. True when keys were looked at."""
-        limit = min(self._slots.free, messages.FETCH_LIMIT)
+        """Claim within the limits of flow-control keys that have woken up. True when there were some to look at.
+
+        Like any other delivery: by due time in the open half of the slots, in shares in the other.
+        """
+        limit, share, saturated = min(self._slots.open_to_any, messages.FETCH_LIMIT), None, list[int]()
+        if not limit:
+            limit, share = min(self._slots.free, messages.FETCH_LIMIT), max(1, self._slots.share // 4)
+            saturated = self._slots.saturated()
         if not limit:
             self.backlogged = True
             return False
         with self._leasing():
             async with self._database.transaction() as connection:
-                claimed = await deliveries.claim_flow(connection, dispatcher_id, limit)
+                claimed, looked = await deliveries.claim_flow(
+                    connection, dispatcher_id, limit, share=share, saturated=saturated
+                )
             async with self._database.connection() as connection:
                 await self._begin(connection, dispatcher_id, claimed)
         self.backlogged = len(claimed) >= limit
-        return True
+        return looked
 
     async def _claim_suspect(self, connection: Connection, dispatcher_id: int) -> list[Claimed]:
         """A message that has lost several dispatchers travels alone, so that it takes no other with it."""

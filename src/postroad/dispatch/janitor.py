@@ -7,17 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from uuid import UUID
 
 from postroad.domain.bulk_action import BulkActionId
 from postroad.domain.callback import callbacks, failure_callback
 from postroad.domain.dead_letter import dlq_id
-from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt, Callback, StoredMessage
 from postroad.domain.reply import NoResponse
-from postroad.domain.tenant import TenantId
 from postroad.errors import InvalidDestination, PostroadError
 from postroad.publish import Publisher
 from postroad.store import (
@@ -25,6 +21,7 @@ from postroad.store import (
     deduplications,
     deliveries,
     dispatchers,
+    flow_controls,
     messages,
     partitions,
     queues,
@@ -94,8 +91,9 @@ class Janitor:
             taken: list[Rescued] = []
             while rescued := await deliveries.rescue(connection, dead):
                 count += len(rescued)
-                await self._report_poison(connection, [one for one in rescued if one.dead_letter_id is not None])
-                taken += [one for one in rescued if one.place is not None or one.flow_key_id is not None]
+                taken += [one for one in rescued if one.place or one.flow_key_id or one.dead_letter_id]
+            await deliveries.lock_queues(connection, taken)
+            await self._report_poison(connection, [one for one in taken if one.dead_letter_id is not None])
             await deliveries.release(connection, taken)
             await dispatchers.forget(connection, dead)
         _log.warning("dispatchers %s are gone, %d deliveries were taken back from them", dead, count)
@@ -116,17 +114,22 @@ class Janitor:
                     pruned = await step(connection, limit=PRUNE_STEP)
 
     async def keep_queues(self) -> None:
-        """Go on with cancelling what was left of deleted queues, and look for queues that have stopped."""
-        orphans: list[tuple[TenantId, MessageId]] | None = None
-        while orphans is None or orphans:
-            async with self._database.transaction() as connection:
-                orphans = await queues.orphans(connection, limit=QUEUE_STEP)
-                for tenant_id, owned in groupby(sorted(orphans), key=itemgetter(0)):
-                    await deliveries.cancel(connection, tenant_id, [message_id for _, message_id in owned])
+        """Go on with cancelling what was left of deleted queues, and look for queues and keys that have stopped."""
+        async with self._database.connection() as connection:
+            gone = await queues.gone(connection)
+        for queue_id in gone:
+            left = QUEUE_STEP
+            while left == QUEUE_STEP:
+                async with self._database.transaction() as connection:
+                    left = await queues.empty(connection, queue_id, limit=QUEUE_STEP)
         async with self._database.transaction() as connection:
             if stuck := await queues.stuck(connection):
-                _log.error("queues %s had stopped, and go on: this is a defect", stuck)
+                _log.warning("queues %s were not as they should be, and are put right", stuck)
                 await deliveries.release(connection, queue_ids=stuck)
+                self._expect(timedelta(0))
+        async with self._database.single() as connection:
+            if asleep := await flow_controls.wake_sleepers(connection):
+                _log.warning("flow-control keys %s slept over what was due, and are woken", asleep)
                 self._expect(timedelta(0))
 
     async def go_on_with_bulk_actions(self) -> None:

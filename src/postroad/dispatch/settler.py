@@ -18,7 +18,7 @@ from postroad.domain.outcome import Delivered, Failed, Retry, error_text
 from postroad.domain.reply import NoResponse, Response
 from postroad.errors import InvalidDestination, Unavailable
 from postroad.publish import Publisher
-from postroad.store.deliveries import Ended, Settled, Settlement, release, settle
+from postroad.store.deliveries import Ended, Settled, Settlement, lock_queues, release, settle
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import NewMessage, header_text
 from postroad.telemetry import attempt_ended
@@ -138,6 +138,7 @@ class Settler:
         if any(finished.attempt.is_gated or _is_reported(finished) for finished in batch):
             async with self._database.transaction() as connection:
                 settled = await settle(connection, dispatcher_id, settlements)
+                await lock_queues(connection, settled)
                 reported = not silent and await self._report(connection, batch, settled)
                 await release(connection, settled)
         else:
@@ -145,9 +146,7 @@ class Settler:
                 settled = await settle(connection, dispatcher_id, settlements)
             reported = False
             if any(one.flow_key_id is not None for one in settled):
-                # They came under a key while they were under way.
-                async with self._database.transaction() as connection:
-                    await release(connection, settled)
+                await self._wake_keys(settled)
         took_effect = {one.id for one in settled}
         for finished in batch:
             attempt_ended(
@@ -162,6 +161,14 @@ class Settler:
             waits.append(timedelta(0))
         if waits:
             self._expect(min(waits))
+
+    async def _wake_keys(self, settled: Sequence[Settled]) -> None:
+        """Of deliveries that came under a key while they were under way. If it fails, a chore finds the keys."""
+        try:
+            async with self._database.transaction() as connection:
+                await release(connection, settled)
+        except (TryAgain, Unavailable) as error:
+            _log.warning("flow-control keys are woken later: %s", error)
 
     async def _report(self, connection: Connection, batch: Sequence[Finished], settled: Sequence[Settled]) -> bool:
         """Publish the callbacks of exactly those settlements that took effect."""

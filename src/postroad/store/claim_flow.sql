@@ -1,5 +1,6 @@
 -- $1 dispatcher, $2 free slots, $3 keys that lock_flow locked in this transaction, with their tenants if those have a
--- parallelism, which all keys of the tenant share, the oldest message first.
+-- parallelism, which all keys of the tenant share, the oldest message first. $4 at most so many of one key, $5 destinations
+-- that have used up their share: a key whose next message goes to one of them waits for a moment.
 -- Slots are counted, never remembered: nothing can leak. A period begins with its first dispatch. The key sleeps until its
 -- window ends, until its next message is due, or, when its slots are full, until a settlement wakes it; when those of the
 -- tenant are full, for a moment.
@@ -9,7 +10,9 @@ moment as materialized (select clock_timestamp() as instant),
 room as materialized (
   select k.id, k.tenant_id, k.paused, k.period, k.period_start, coalesce(k.period_start + k.period <= instant, true) as new_period,
     k.parallelism - (select count(*) from deliveries a where a.flow_key_id = k.id and a.state = 2)::int as slots_left,
-    k.rate - case when k.period_start + k.period > instant then k.period_count else 0 end as rate_left
+    k.rate - case when k.period_start + k.period > instant then k.period_count else 0 end as rate_left,
+    (select w.destination = any($5::bigint[]) from deliveries w
+     where w.flow_key_id = k.id and w.state = 1 and w.due_at <= now() order by w.due_at limit 1) as is_saturated
   from flow_keys k, moment where k.id = any($3::bigint[])),
 caps as materialized (
   select t.id, t.parallelism - (
@@ -21,8 +24,8 @@ found as materialized (
     select id, flow_key_id, tenant_id, due_at from deliveries w
     where w.flow_key_id = room.id and w.state = 1 and w.due_at <= now()
     order by w.due_at
-    limit case when room.paused or not exists (select from self) then 0
-          else greatest(0, least(room.slots_left, room.rate_left, cap.slots_left, $2::int)) end
+    limit case when room.paused or room.is_saturated or not exists (select from self) then 0
+          else greatest(0, least(room.slots_left, room.rate_left, cap.slots_left, $2::int, $4::int)) end
     for update skip locked) d
   limit $2::int),
 due as materialized (
@@ -49,8 +52,13 @@ turned as (
         (select greatest(w.due_at, now() + interval '50 ms') from deliveries w
          where w.flow_key_id = k.id and w.state = 1 and w.id <> all(array(select id from due)) order by w.due_at limit 1),
         'infinity')
-      when (select count(*) from found) >= $2::int then now()
-      else coalesce((select min(w.due_at) from deliveries w where w.flow_key_id = k.id and w.state = 1 and w.due_at > now()), 'infinity')
+      when room.is_saturated then now() + interval '250 ms'
+      when t.taken >= $4::int or (select count(*) from found) >= $2::int then now()
+      -- Also for what is due and was passed over, because somebody had it locked who may yet leave it as it was.
+      else coalesce(
+        (select greatest(w.due_at, now() + interval '50 ms') from deliveries w
+         where w.flow_key_id = k.id and w.state = 1 and w.id <> all(array(select id from due)) order by w.due_at limit 1),
+        'infinity')
     end
   from room left join caps cap on cap.id = room.tenant_id,
     lateral (select count(*)::int as taken, cap.slots_left as cap_left from due where due.flow_key_id = room.id) t

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -164,14 +164,21 @@ async def claim_fair(
     return claimed, rows[0]["stands_at"], False
 
 
-async def claim_flow(connection: Connection, dispatcher_id: int, limit: int) -> list[Claimed]:
+async def claim_flow(
+    connection: Connection, dispatcher_id: int, limit: int, *, share: int | None = None, saturated: Iterable[int] = ()
+) -> tuple[list[Claimed], bool]:
     """Claim up to limit due deliveries within the limits of their flow-control keys, in the caller's transaction.
 
-    The keys are locked by one statement and counted under by the next: one that does both counts with the snapshot
-    from before it waited for the lock.
+    With a share, none of the saturated destinations, and no more than that of one key. Gives what was claimed, and
+    whether there were keys to look at. The keys are locked by one statement and counted under by the next: one that
+    does both counts with the snapshot from before it waited for the lock.
     """
     keys = [row["id"] for row in await connection.fetch(_LOCK_FLOW, _FLOW_KEYS_A_TURN)]
-    return [_claimed(row) for row in await connection.fetch(_CLAIM_FLOW, dispatcher_id, limit, keys)] if keys else []
+    if not keys:
+        return [], False
+    of_one_key = max(1, -(-limit // len(keys))) if share is None else share
+    rows = await connection.fetch(_CLAIM_FLOW, dispatcher_id, limit, keys, of_one_key, list(saturated))
+    return [_claimed(row) for row in rows], True
 
 
 async def enter(connection: Connection) -> int:
@@ -208,6 +215,12 @@ async def settle(connection: Connection, dispatcher_id: int, settlements: Sequen
     ]
 
 
+async def lock_queues(connection: Connection, ended: Iterable[Settled | Rescued]) -> None:
+    """Lock the queues of deliveries that ended, before their callbacks lock any flow-control key: queues come first."""
+    if queues := {one.place.queue_id for one in ended if one.place is not None}:
+        await connection.fetch(_LOCK_QUEUES, list(queues))
+
+
 async def release(
     connection: Connection, ended: Iterable[Settled | Rescued] = (), *, queue_ids: Iterable[int] = ()
 ) -> None:
@@ -222,6 +235,11 @@ async def release(
     if queues:
         await connection.fetch(_LOCK_QUEUES, list(queues))
         keys |= {row["flow_key_id"] for row in await connection.fetch(_RELEASE, list(queues))}
+    await wake(connection, keys)
+
+
+async def wake(connection: Connection, keys: Collection[int]) -> None:
+    """Have flow-control keys looked at: something became due under them, or a slot free."""
     if keys:
         await connection.execute(_WAKE_FLOW, list(keys))
 
@@ -241,24 +259,24 @@ async def release_now(connection: Connection, tenant_id: TenantId, message_id: M
 
     None when it belongs to a queue, False when there is nothing that waits for its time.
     """
-    row = await connection.fetchrow(
+    queued = "select true from deliveries where tenant_id = $1 and id = $2 and state < 2 and queue_id is not null"
+    if await connection.fetchval(queued, tenant_id, message_id):
+        return None
+    released: bool | None = await connection.fetchval(
         """
         with target as materialized (
-          select id, queue_id, flow_key_id from deliveries
-          where tenant_id = $1 and id = $2 and (state = 1 or state = 0) and cancel_requested_at is null for update),
-        released as (
-          update deliveries d set due_at = now() from target where d.id = target.id and target.queue_id is null),
+          select id, flow_key_id from deliveries
+          where tenant_id = $1 and id = $2 and state = 1 and queue_id is null and cancel_requested_at is null
+          for update),
+        released as (update deliveries set due_at = now() where id = any(array(select id from target))),
         woken as (
-          update flow_keys k set wake_at = least(k.wake_at, now())
-          from target where k.id = target.flow_key_id and target.queue_id is null)
-        select queue_id from target
+          update flow_keys k set wake_at = least(k.wake_at, now()) from target where k.id = target.flow_key_id)
+        select true from target
         """,
         tenant_id,
         message_id,
     )
-    if row is None:
-        return False
-    return None if row["queue_id"] is not None else True
+    return released is True
 
 
 async def give_back(
@@ -275,9 +293,7 @@ async def give_back(
     ids, leases = [one for one, _ in in_memory], [lease for _, lease in in_memory]
     rows = await connection.fetch(_GIVE_BACK, dispatcher_id, ids, leases, older_than)
     await release(connection, queue_ids={row["queue_id"] for row in rows if row["queue_id"] is not None})
-    keys = {row["flow_key_id"] for row in rows if row["flow_key_id"] is not None}
-    if keys:
-        await connection.execute(_WAKE_FLOW, list(keys))
+    await wake(connection, {row["flow_key_id"] for row in rows if row["flow_key_id"] is not None})
     return len(rows)
 
 

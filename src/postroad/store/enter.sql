@@ -1,10 +1,11 @@
--- $1 at most so many. Delayed messages of queues that fall due take their numbers; the queues are locked in the order of
--- the names, and released by a later statement.
+-- $1 at most so many. Delayed messages of queues that fall due take their numbers; the queues are released by a later
+-- statement. A queue that another transaction has locked is left to a later turn.
 with due as materialized (
   select id, queue_id, due_at from deliveries
-  where state = 0 and seq is null and due_at <= now() order by due_at limit $1 for update skip locked),
+  where state = 0 and seq is null and due_at <= now() and exists (select from queues q where q.id = queue_id)
+  order by due_at limit $1 for update skip locked),
 locked as materialized (
-  select id, next_seq from queues where id = any(array(select queue_id from due)) order by tenant_id, name for update),
+  select id, next_seq from queues where id = any(array(select queue_id from due)) order by tenant_id, name for update skip locked),
 numbered as materialized (
   select due.id, due.queue_id, row_number() over (partition by due.queue_id order by due.due_at, due.id) as n from due
   join locked on locked.id = due.queue_id),

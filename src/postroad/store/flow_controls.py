@@ -103,6 +103,23 @@ async def reset_rate(connection: Connection, tenant_id: TenantId, key: str) -> b
     return await _change(connection, "period_start = null, period_count = 0", tenant_id, key)
 
 
+async def wake_sleepers(connection: Connection) -> list[int]:
+    """Wake keys that could let something go, and sleep over it: there should be none."""
+    rows = await connection.fetch(
+        """
+        update flow_keys k set wake_at = now()
+        where not paused and wake_at > now() + interval '5 s'
+          and exists (select from deliveries d
+                      where d.flow_key_id = k.id and d.state = 1 and d.due_at < now() - interval '5 s')
+          and (parallelism is null or parallelism > (
+                select count(*) from deliveries d where d.flow_key_id = k.id and d.state = 2))
+          and (rate is null or period_start is null or period_start + period <= now() or period_count < rate)
+        returning id
+        """
+    )
+    return [row["id"] for row in rows]
+
+
 async def overall(connection: Connection, tenant_id: TenantId) -> tuple[int | None, int]:
     """How many deliveries of a tenant may be made at once, and how many are, on all nodes."""
     row = await connection.fetchrow(

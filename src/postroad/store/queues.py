@@ -7,11 +7,10 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import Select, any_, case, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT, insert
 
-from postroad.domain.ids import MessageId
 from postroad.domain.queue import Queue
 from postroad.domain.tenant import TenantId
 from postroad.errors import QuotaExceeded
-from postroad.store.deliveries import release
+from postroad.store.deliveries import cancel, release, wake
 from postroad.store.engine import Connection, Row, run
 from postroad.store.tables import queues
 
@@ -67,31 +66,67 @@ async def remove(connection: Connection, tenant_id: TenantId, name: str) -> int 
     return rows[0]["id"] if rows else None
 
 
-async def orphans(
-    connection: Connection, *, limit: int, queue_id: int | None = None
-) -> list[tuple[TenantId, MessageId]]:
-    """Unfinished messages whose queue is gone and whose cancellation was not asked for; of one queue, or of any."""
+async def gone(connection: Connection) -> list[int]:
+    """Queues that were deleted, but have something left."""
     rows = await connection.fetch(
         """
-        select d.tenant_id, d.id from deliveries d
-        where (d.queue_id = $2 or ($2::bigint is null and d.queue_id is not null and d.state = 0))
-          and d.cancel_requested_at is null and not exists (select from queues q where q.id = d.queue_id)
-        limit $1
+        with recursive used(id) as (
+          (select queue_id from deliveries where queue_id is not null order by queue_id limit 1)
+          union all
+          select (select d.queue_id from deliveries d where d.queue_id > used.id order by d.queue_id limit 1)
+          from used where used.id is not null)
+        select id from used where id is not null and not exists (select from queues q where q.id = used.id)
+        """
+    )
+    return [row["id"] for row in rows]
+
+
+async def empty(connection: Connection, queue_id: int, *, limit: int) -> int:
+    """Cancel messages of a deleted queue, in the caller's transaction; gives how many were looked at, at most limit.
+
+    Callbacks of messages that had their turn are not cancelled with them: they go on without the queue.
+    """
+    rows = await connection.fetch(
+        """
+        select tenant_id, id from deliveries
+        where queue_id = $1 and sub = 0 and cancel_requested_at is null limit $2
         """,
+        queue_id,
         limit,
+    )
+    if rows:
+        # A queue belongs to one tenant.
+        await cancel(connection, TenantId(rows[0]["tenant_id"]), [row["id"] for row in rows])
+    freed = await connection.fetch(
+        """
+        with callback as materialized (
+          select id from deliveries where queue_id = $1 and sub > 0 and state <> 2 order by id for update skip locked)
+        update deliveries set queue_id = null, seq = null, sub = 0, fifo = false, state = 1
+        where id = any(array(select id from callback)) returning flow_key_id
+        """,
         queue_id,
     )
-    return [(row["tenant_id"], row["id"]) for row in rows]
+    await wake(connection, {row["flow_key_id"] for row in freed if row["flow_key_id"] is not None})
+    return len(rows)
 
 
 async def stuck(connection: Connection) -> list[int]:
-    """Queues that could open their window and have not: there must be none."""
+    """Queues whose window is not where it should be: narrower than it could be, or open while they are paused.
+
+    A few may be found in passing, where a release skipped a row that somebody else had locked.
+    """
     rows = await connection.fetch(
         """
         select q.id from queues q
         where not q.paused
-          and exists (select from deliveries d where d.queue_id = q.id and d.seq is not null and d.state = 0)
-          and not exists (select from deliveries d where d.queue_id = q.id and d.state <> 0)
+          and exists (select from deliveries d where d.queue_id = q.id and d.state = 0 and d.seq is not null)
+          and q.parallelism > (
+            select count(*) from (
+              select distinct d.seq from deliveries d
+              where d.queue_id = q.id and d.state <> 0 limit q.parallelism) opened)
+        union all
+        select q.id from queues q
+        where q.paused and exists (select from deliveries d where d.queue_id = q.id and d.state = 1)
         """
     )
     return [row["id"] for row in rows]

@@ -15,10 +15,13 @@ mine as materialized (
     s.outcome <> 0 and d.cancel_requested_at is not null as canceled
   from held d join settlement s on s.id = d.id and s.lease = d.lease),
 gone as (delete from deliveries where id = any(array(select id from mine where not again))),
+-- By arrays: joined with `mine`, and with fresh statistics, every row would look through all of them.
 again as (
   update deliveries d
-  set state = 1, dispatcher_id = null, active_at = null, unsettled_claims = 0, retried = d.retried + 1, due_at = now() + mine.delay
-  from mine where mine.again and d.id = mine.id and d.id = any(array(select id from mine where again))),
+  set state = 1, dispatcher_id = null, active_at = null, unsettled_claims = 0, retried = d.retried + 1,
+    due_at = now() + (array(select delay from mine where again order by id))
+                     [array_position(array(select id from mine where again order by id), d.id)]
+  where d.id = any(array(select id from mine where again))),
 logged as (
   insert into attempts (message_id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body, next_due_at)
   select id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body,

@@ -143,7 +143,7 @@ deliveries = Table(
     # One message a place; its callbacks share it.
     Index("deliveries_place", "queue_id", "seq", unique=True, postgresql_where=text("seq is not null and sub = 0")),
     # release: the first places of a queue, and what is open beyond them.
-    Index("deliveries_queue", "queue_id", "seq", postgresql_where=text("seq is not null")),
+    Index("deliveries_queue", "queue_id", "seq", postgresql_where=text("queue_id is not null")),
     Index("deliveries_queue_open", "queue_id", "seq", postgresql_where=text("queue_id is not null and state <> 0")),
     # enter: delayed messages of queues.
     Index("deliveries_entering", "due_at", postgresql_where=text("state = 0 and seq is null")),
