@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -120,7 +121,7 @@ def test_every_header_of_a_publish_has_values_to_try() -> None:
 
 @pytest.mark.timeout(900)
 async def test_whatever_is_sent_the_answer_is_a_documented_one(
-    serve: Serve, receiver: Receiver, connection: Connection, record_property: Callable[[str, object], None]
+    serve: Serve, receiver: Receiver, connection: Connection
 ) -> None:
     """Every operation, with data that fits its description and data that does not, and every header of a publish."""
     server = await serve(max_calls_per_second=0)
@@ -128,7 +129,7 @@ async def test_whatever_is_sent_the_answer_is_a_documented_one(
 
     counts: Counter[int] = await asyncio.to_thread(_fuzz, server.url, receiver.url("/0"))
 
-    record_property("cases", f"{counts.total()}: {dict(sorted(counts.items()))}")
+    logging.getLogger(__name__).info("%d cases: %s", counts.total(), dict(sorted(counts.items())))
     assert counts.total() >= CASES
     assert 201 in counts
     assert not [status for status in counts if status >= 500]
@@ -151,6 +152,8 @@ def _fuzz_operation(client: httpx.Client, operation: Any, good: str, counts: Cou
     is_door = "{destination}" in operation.path
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in modes))
+    if is_door:
+        cases = st.one_of(st.none(), st.none(), cases)  # Nothing of the description, only headers and a destination.
     destinations = st.sampled_from(
         [good, good, "group", "api/llm", "http:/x", "", "a b", "%2F", "http://127.0.0.1:9/\u00e9"]
     )
@@ -163,19 +166,19 @@ def _fuzz_operation(client: httpx.Client, operation: Any, good: str, counts: Cou
         suppress_health_check=list(HealthCheck),
         derandomize=True,
     )
-    @given(case=cases, headers=HEADERS, more=MORE, destination=destinations, plain=st.booleans())
-    def fuzz(case: Any, headers: dict[str, str], more: dict[str, str], destination: str, plain: bool) -> None:
-        arguments = case.as_transport_kwargs(base_url=str(client.base_url))
-        target = arguments["url"]
+    @given(case=cases, headers=HEADERS, more=MORE, destination=destinations)
+    def fuzz(case: Any, headers: dict[str, str], more: dict[str, str], destination: str) -> None:
+        if case is None:
+            path = operation.path.replace("{destination}", destination).replace("{queueName}", "q")
+            arguments = {"method": "POST", "url": path, "data": "body"}
+        else:
+            arguments = case.as_transport_kwargs(base_url=str(client.base_url))
         sent = {k: str(v) for k, v in (arguments.get("headers") or {}).items() if k.lower() != "authorization"}
-        if is_door and plain:
-            target = operation.path.replace("{destination}", destination).replace("{queueName}", "q")
-            sent = {}
         sent |= more | headers
         try:
             request = client.build_request(
                 arguments["method"],
-                target,
+                arguments["url"],
                 params=arguments.get("params"),
                 headers={k: v.encode("latin-1", "replace") for k, v in sent.items()},
                 content=arguments.get("data") if isinstance(arguments.get("data"), str | bytes) else None,
