@@ -304,10 +304,11 @@ async def test_a_key_that_a_hanging_transaction_holds_keeps_nothing_else_waiting
     await server.publish(receiver.url("/f"), **flow("parallelism=1"))
     await receiver.next_request("/f")
 
+    async with database.connection() as connection:
+        await connection.execute("update flow_keys set wake_at = now() + interval '1 s'")
     async with database.transaction() as hanging:
         await hanging.execute("select * from flow_keys for update")
-        await hanging.execute("select * from tenants for update")
-        await hanging.execute("update flow_keys set wake_at = now()")
+        await asyncio.sleep(1.5)  # The key wakes up while it is locked.
         await server.publish(receiver.url("/plain"), Upstash_Delay="1s")
         await server.publish(receiver.url("/queued"), Upstash_Queue_Name="q")
         await receiver.next_request("/queued", timeout=5)
