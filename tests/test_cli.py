@@ -180,17 +180,21 @@ async def test_from_an_empty_database_to_a_delivered_message(
     code, out, _ = await run("keys", "rotate", database_url=empty_database)
     assert code == 0
     assert f"QSTASH_CURRENT_SIGNING_KEY={keys['next']}\n" in out
-    assert (
-        await run("keys", "set", "--current", "sig_" + 20 * "a", "--next", keys["next"], database_url=empty_database)
-    )[0] == 0
-    _, out, _ = await run("keys", "rotate", database_url=empty_database)
-    assert f"QSTASH_CURRENT_SIGNING_KEY={keys['next']}\n" in out
-    code, _, error = await run("keys", "set", "--current", "short", "--next", "short", database_url=empty_database)
-    assert code != 0
-    assert "at least 16" in error
     plain = await asyncpg.connect(empty_database)
     assert await plain.fetchval("select count(*) from tokens where position($1 in hash::text) > 0", token) == 0
     await plain.close()
+
+
+async def test_signing_keys_that_receivers_hold_already_are_taken_over(run: Run, database_url: str) -> None:
+    pair = ("--current", "sig_the_current_one_of_before", "--next", "sig_the_next_one_of_before")
+
+    assert (await run("keys", "set", *pair, database_url=database_url))[0] == 0
+    _, out, _ = await run("keys", "rotate", database_url=database_url)
+    assert "QSTASH_CURRENT_SIGNING_KEY=sig_the_next_one_of_before\n" in out
+
+    code, _, error = await run("keys", "set", "--current", "short", "--next", "short", database_url=database_url)
+    assert code != 0
+    assert "at least 16" in error
 
 
 async def test_only_public_addresses_are_allowed_in_production_by_default(
