@@ -103,9 +103,10 @@ class Intake:
     async def publish_all(
         self, tenant_id: TenantId, publications: Sequence[Publication]
     ) -> list[Published | PostroadError]:
-        """Store publications, all in one transaction. Returns after the commit; raises what refused all of them.
+        """Store publications, all in one transaction. Returns after the commit; raises what refused them.
 
         Only what the database refuses is answered one by one: the others are stored then, in transactions of their own.
+        If the database goes away in the midst of that, all of it counts as not acknowledged, though some is stored.
         """
         unknown = {url.host: url for one in publications for url in self._publisher.unknown_urls(one)}
         if unknown:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from postroad.domain.limits import Limits
 from postroad.domain.message import Message, Options, Origin
 from postroad.domain.publication import Publication, Request, deduplication_key, parse_options
 from postroad.domain.tenant import TenantId
-from postroad.domain.url_group import UrlGroup
+from postroad.domain.url_group import UrlGroup, is_group_name
 from postroad.errors import EmptyDestination, InvalidDestination, NotFound
 from postroad.resolver import Refusal, Resolver, Unresolved
 from postroad.store import url_groups
@@ -28,8 +27,6 @@ LOOK_UP_S = 2.0
 """How long a publisher waits for the name server at most."""
 
 LLM = "api/llm"
-
-_GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(slots=True)
@@ -183,11 +180,6 @@ class Publisher:
         match self._resolver.known(url):
             case Refusal(reason) | Unresolved(reason, temporary=False):
                 raise InvalidDestination(reason, field=field)
-
-
-def is_group_name(destination: str) -> bool:
-    """Whether a destination can only be the name of a URL group."""
-    return "://" not in destination and _GROUP_NAME.fullmatch(destination) is not None
 
 
 def _callback_urls(options: Options) -> Sequence[Url]:

@@ -12,9 +12,9 @@ from postroad.domain.cron import parse_cron
 from postroad.domain.publication import UNIQUE
 from postroad.domain.schedule import Due, Schedule, due
 from postroad.domain.tenant import TenantId
-from postroad.domain.url_group import UrlGroup
+from postroad.domain.url_group import UrlGroup, is_group_name
 from postroad.errors import InvalidValue, NotFound, PostroadError, Refused, Unavailable
-from postroad.publish import Publisher, is_group_name
+from postroad.publish import Publisher
 from postroad.store import schedules, url_groups
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import NewMessage
