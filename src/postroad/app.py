@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from time import monotonic
 
 import uvloop
 
+from postroad import faults
 from postroad.api.app import application
 from postroad.api.auth import CallLimit
 from postroad.api.bulk_worker import BulkWorker
@@ -231,6 +233,8 @@ def serve(
     settings: Settings, url: str, listener: socket.socket | None, announce: Callable[[], None], *, dev: bool = False
 ) -> None:
     """Run one process until it is told to stop; with `dev`, time may be moved. Raises `Misconfigured`."""
+
+    faults.arm(os.environ)
 
     async def main() -> None:
         database = await Database.connect(url, connections=settings.database_connections)

@@ -11,10 +11,12 @@ from datetime import timedelta
 from itertools import count
 from typing import Protocol
 
+from postroad import faults
 from postroad.domain.message import IMMEDIATELY, After, Attempt, NotBefore, StoredMessage
 from postroad.domain.publication import Publication
 from postroad.domain.tenant import TenantId
 from postroad.errors import DatabaseUnavailable, IntakeFull, OutcomeUnknown, PostroadError, Refused, Unavailable
+from postroad.faults import Point
 from postroad.publish import Published, Publisher
 from postroad.quota import Quota
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
@@ -256,10 +258,14 @@ class Intake:
         for tried in count(1):
             try:
                 async with self._one_statement_or_more(news) as connection:
-                    return await self._publisher.store(connection, news, dispatcher_id=dispatcher_id)
+                    faults.reached(Point.BEFORE_PUBLISH_COMMIT)
+                    stored = await self._publisher.store(connection, news, dispatcher_id=dispatcher_id)
             except TryAgain:
                 if tried == _TRIES:
                     raise
+            else:
+                faults.reached(Point.AFTER_PUBLISH_COMMIT)
+                return stored
         raise AssertionError
 
     def _one_statement_or_more(self, news: Sequence[NewMessage]) -> AbstractAsyncContextManager[Connection]:

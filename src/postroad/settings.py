@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from postroad import faults
 from postroad.domain.destination import parse_url
 from postroad.domain.duration import format_duration, parse_duration
 from postroad.domain.limits import Limits
@@ -170,6 +171,7 @@ def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings
     variables = os.environ if environment is None else environment
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     known |= {f"{PREFIX}{name.upper()}_FILE" for name in SECRETS}
+    known |= {faults.VARIABLE, faults.SEED_VARIABLE}
     for name in variables:
         if name.startswith(PREFIX) and name not in known:
             similar = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1)

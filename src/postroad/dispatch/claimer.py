@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
+from postroad import faults
 from postroad.dispatch.slots import Slots
 from postroad.dispatch.waker import Waker
 from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt
 from postroad.errors import PostroadError
+from postroad.faults import Point
 from postroad.store import deliveries, messages
 from postroad.store.deliveries import FIRST_DESTINATION, Claimed, Ended, Settlement
 from postroad.store.engine import Connection, Database
@@ -104,6 +106,7 @@ class Claimer:
                     self._turns += 1
                     if not claimed or self._turns % _SUSPECTS_EVERY == 0:
                         claimed += await self._claim_suspect(connection, dispatcher_id)
+                    faults.reached(Point.AFTER_CLAIM_COMMIT)
                     is_full = len(claimed) >= limit
                     self.backlogged = self.backlogged or is_full
                     await self._begin(connection, dispatcher_id, claimed)
@@ -120,6 +123,7 @@ class Claimer:
                     saturated=self._slots.saturated(),
                     after=self._rotation,
                 )
+                faults.reached(Point.AFTER_CLAIM_COMMIT)
                 self.backlogged = self.backlogged or bool(claimed)
                 await self._begin(connection, dispatcher_id, claimed)
             return bool(claimed) or not ended
@@ -141,6 +145,7 @@ class Claimer:
                 claimed, looked = await deliveries.claim_flow(
                     connection, dispatcher_id, limit, share=share, saturated=saturated
                 )
+            faults.reached(Point.AFTER_CLAIM_COMMIT)
             async with self._database.connection() as connection:
                 await self._begin(connection, dispatcher_id, claimed)
         self.backlogged = len(claimed) >= limit

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 
+from postroad import faults
 from postroad.clock import Clock
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.request import OutgoingRequest
@@ -17,6 +18,7 @@ from postroad.domain.reply import NoResponse, Reply
 from postroad.domain.request import request_headers
 from postroad.domain.tenant import Profile
 from postroad.errors import InvalidDestination
+from postroad.faults import Point
 
 
 @dataclass(slots=True)
@@ -52,7 +54,10 @@ async def deliver(attempt: Attempt, body: bytes, profile: Profile, means: Means)
     """Make one attempt. Whatever goes wrong is a reply; only cancellation gets out. Holds no database connection."""
     started = monotonic()
     try:
-        reply = await means.egress.send(_request(attempt, body, profile.keys.current, means))
+        request = _request(attempt, body, profile.keys.current, means)
+        faults.reached(Point.BEFORE_FIRST_BYTE)
+        reply = await means.egress.send(request)
+        faults.reached(Point.AFTER_RESPONSE)
     except InvalidDestination as error:
         reply = NoResponse(str(error))
     return _finished(attempt, reply, body, started, profile.failure_callback, means)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from postroad import faults
 from postroad.domain.cron import parse_cron
 from postroad.domain.publication import UNIQUE
 from postroad.domain.schedule import Due, Schedule, due
 from postroad.domain.tenant import TenantId
 from postroad.domain.url_group import UrlGroup, is_group_name
 from postroad.errors import InvalidValue, NotFound, PostroadError, Refused, Unavailable
+from postroad.faults import Point
 from postroad.publish import Publisher
 from postroad.store import schedules, url_groups
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
@@ -102,6 +104,8 @@ class Scheduler:
             async with self._database.transaction() as connection:
                 keys = await schedules.lock_due(connection, limit=SCHEDULES)
                 firings = await self._fire(connection, keys)
+                faults.reached(Point.BEFORE_TICK_COMMIT)
+            faults.reached(Point.AFTER_TICK_COMMIT)
         except (Unavailable, TryAgain):
             raise
         except Exception as error:

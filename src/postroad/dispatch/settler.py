@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
+from postroad import faults
 from postroad.dispatch.deliver import Finished
 from postroad.domain.callback import callbacks
 from postroad.domain.dead_letter import dlq_id
@@ -17,6 +18,7 @@ from postroad.domain.message import Attempt
 from postroad.domain.outcome import Delivered, Failed, Retry, error_text
 from postroad.domain.reply import NoResponse, Response
 from postroad.errors import InvalidDestination, Unavailable
+from postroad.faults import Point
 from postroad.publish import Publisher
 from postroad.store.deliveries import Ended, Settled, Settlement, lock_queues, release, settle
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
@@ -141,12 +143,15 @@ class Settler:
                 await lock_queues(connection, settled)
                 reported = not silent and await self._report(connection, batch, settled)
                 await release(connection, settled)
+                faults.reached(Point.BEFORE_SETTLE_COMMIT)
         else:
             async with self._database.single() as connection:
+                faults.reached(Point.BEFORE_SETTLE_COMMIT)
                 settled = await settle(connection, dispatcher_id, settlements)
             reported = False
             if any(one.flow_key_id is not None for one in settled):
                 await self._wake_keys(settled)
+        faults.reached(Point.AFTER_SETTLE_COMMIT)
         took_effect = {one.id for one in settled}
         for finished in batch:
             attempt_ended(
