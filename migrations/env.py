@@ -4,10 +4,9 @@ import asyncio
 import os
 
 from alembic import context
-from sqlalchemy import Connection, pool
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection
 
-from postroad.store.engine import sqlalchemy_url
+from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.tables import metadata
 
 
@@ -18,7 +17,7 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_configured() -> None:
-    engine = create_async_engine(sqlalchemy_url(os.environ["POSTROAD_DATABASE_URL"]), poolclass=pool.NullPool)
+    engine = sqlalchemy_engine(os.environ["POSTROAD_DATABASE_URL"])
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
         await connection.commit()

@@ -13,10 +13,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from postroad.store import migrations, partitions
-from postroad.store.engine import Connection, sqlalchemy_url
+from postroad.store.connecting import sqlalchemy_engine
+from postroad.store.engine import Connection
 from postroad.store.tables import metadata
 from tests.conftest import at_database
 
@@ -30,7 +30,7 @@ async def test_upgrading_from_empty_gives_the_tables_of_the_code(database_url: s
         context = MigrationContext.configure(connection, opts={"include_object": _is_ours, "compare_type": True})
         return list(compare_metadata(context, metadata))
 
-    engine = create_async_engine(sqlalchemy_url(database_url))
+    engine = sqlalchemy_engine(database_url)
     async with engine.connect() as connection:
         differences = await connection.run_sync(compare)
     await engine.dispose()
@@ -70,7 +70,7 @@ async def test_migrations_can_be_taken_back(postgres: str) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
 
-    engine = create_async_engine(sqlalchemy_url(url))
+    engine = sqlalchemy_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(down)
     await engine.dispose()

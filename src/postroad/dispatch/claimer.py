@@ -72,7 +72,7 @@ class Claimer:
                 more = self._may_claim() and await self._turn(dispatcher_id)
             except PostroadError as error:
                 more = False
-                _log.warning("claiming waits for the database: %s", error)
+                _log.debug("claiming waits for the database: %s", error)
                 await asyncio.sleep(_PAUSE_S)
             if not more:
                 await self._waker.wait(busy=self._slots.in_use > 0)

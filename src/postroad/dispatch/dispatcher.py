@@ -232,7 +232,7 @@ class Dispatcher:
                             connection, dispatcher_id, list(self._held), older_than=self._stray_age()
                         )
                 except PostroadError as error:
-                    _log.warning("the dispatcher could not beat: %s", error)
+                    _log.debug("the dispatcher could not beat: %s", error)
                     continue
                 if strays:
                     _log.warning("%d deliveries whose lease was never confirmed are given back", strays)

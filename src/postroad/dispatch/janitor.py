@@ -14,7 +14,7 @@ from postroad.domain.callback import callbacks, failure_callback
 from postroad.domain.dead_letter import dlq_id
 from postroad.domain.message import Attempt, Callback, StoredMessage
 from postroad.domain.reply import NoResponse
-from postroad.errors import InvalidDestination, PostroadError
+from postroad.errors import InvalidDestination, PostroadError, Unavailable
 from postroad.publish import Publisher
 from postroad.store import (
     bulk_actions,
@@ -31,7 +31,7 @@ from postroad.store import (
     usage,
 )
 from postroad.store.deliveries import Rescued
-from postroad.store.engine import Connection, Database
+from postroad.store.engine import Connection, Database, TryAgain
 from postroad.store.messages import NewMessage
 from postroad.store.retention import Day, Progress, Retention
 
@@ -261,6 +261,8 @@ async def _every(seconds: float, chore: Callable[[], Awaitable[None]], *, first_
     while True:
         try:
             await chore()
+        except (Unavailable, TryAgain) as error:
+            _log.debug("%s waits for the database: %s", chore.__name__, error)
         except PostroadError as error:
             _log.warning("%s: %s", chore.__name__, error)
         except Exception:  # noqa: BLE001  a right that is missing must not take the deliveries down with it

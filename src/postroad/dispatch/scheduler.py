@@ -82,7 +82,7 @@ class Scheduler:
             except TryAgain:
                 wait_s = _LOCKED_PAUSE_S
             except PostroadError as error:
-                _log.warning("schedules wait for the database: %s", error)
+                _log.debug("schedules wait for the database: %s", error)
                 wait_s = POLL_S
             except Exception:  # noqa: BLE001  a defect here must not take the deliveries down with it
                 _log.exception("schedules could not be fired, it is tried again")

@@ -112,7 +112,7 @@ class Settler:
                 await self._settle_apart(dispatcher_id, batch, error, refusals)
                 return
             except (TryAgain, Unavailable) as error:
-                _log.warning("settling %d attempts waits for the database: %s", len(batch), error)
+                _log.debug("settling %d attempts waits for the database: %s", len(batch), error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from itertools import count
-from typing import TypeAlias, TypeVar
+from time import monotonic
+from typing import TypeVar
 
 import asyncpg
 from sqlalchemy import Executable
@@ -15,18 +17,18 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from postroad.errors import DatabaseUnavailable, Misconfigured, OutcomeUnknown, PostroadError
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-Row: TypeAlias = asyncpg.Record
-
-CALL_DEADLINE_S = 10.0
-"""Every call has this deadline on the client: a statement_timeout would not bound a commit that waits for a standby."""
+from postroad.store.connecting import CALL_DEADLINE_S as CALL_DEADLINE_S
+from postroad.store.connecting import Connection as Connection
+from postroad.store.connecting import Row as Row
+from postroad.store.connecting import connect, open_pool
 
 MINIMUM_VERSION = 14
 
 TRIES = 5
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _dialect = dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
 
@@ -42,12 +44,6 @@ class TryAgain(PostroadError):
 def statement(name: str) -> str:
     """The text of a hot statement, `name`.sql beside this module."""
     return (files("postroad.store") / f"{name}.sql").read_text()
-
-
-def sqlalchemy_url(url: str) -> str:
-    """The URL as SQLAlchemy's asyncpg dialect wants it."""
-    _, _, rest = url.partition("://")
-    return f"postgresql+asyncpg://{rest}"
 
 
 async def run(connection: Connection, query: Executable) -> list[Row]:
@@ -66,16 +62,24 @@ async def run(connection: Connection, query: Executable) -> list[Row]:
 class Database:
     """A pool of connections. Nothing but `store` looks inside."""
 
-    def __init__(self, url: str, pool: asyncpg.Pool[asyncpg.Record], at_most: asyncio.Semaphore | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        pool: asyncpg.Pool[asyncpg.Record],
+        *,
+        trouble: _Trouble | None = None,
+        at_most: asyncio.Semaphore | None = None,
+    ) -> None:
         self.url = url
         self._pool = pool
+        self._trouble = trouble or _Trouble()
         self._at_most = at_most
 
     @classmethod
     async def connect(cls, url: str, *, connections: int = 10) -> Database:
         """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`."""
         try:
-            pool = await _pool(url, 1, connections)
+            pool = await open_pool(url, least=1, most=connections)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
             raise Misconfigured(f"cannot connect to the database: {error}") from error
         database = cls(url, pool)
@@ -89,12 +93,12 @@ class Database:
 
     def limited(self, connections: int) -> Database:
         """The same pool for users who may hold only so many of its connections at a time."""
-        return Database(self.url, self._pool, asyncio.Semaphore(connections))
+        return Database(self.url, self._pool, trouble=self._trouble, at_most=asyncio.Semaphore(connections))
 
     @asynccontextmanager
     async def separate(self) -> AsyncIterator[Database]:
         """A connection of its own to the same server, which nobody can keep busy."""
-        own = Database(self.url, await _pool(self.url, 0, 1))
+        own = Database(self.url, await open_pool(self.url, least=0, most=1), trouble=self._trouble)
         try:
             yield own
         finally:
@@ -165,17 +169,27 @@ class Database:
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
-        if self._at_most is None:
-            async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
-                yield connection
-            return
-        async with asyncio.timeout(CALL_DEADLINE_S):
-            await self._at_most.acquire()
+        if self._at_most is not None:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                await self._at_most.acquire()
         try:
             async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
-                yield connection
+                try:
+                    yield connection
+                except (*_AWAY, OutcomeUnknown) as error:
+                    if isinstance(error.__cause__ or error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
+                        # Whatever else leads to this server is not to be waited for, one connection after the other.
+                        await self._pool.expire_connections()
+                        connection.terminate()
+                    raise
+        except (*_AWAY, OutcomeUnknown) as error:
+            self._trouble.noticed(error.__cause__ or error)
+            raise
+        else:
+            self._trouble.over()
         finally:
-            self._at_most.release()
+            if self._at_most is not None:
+                self._at_most.release()
 
     async def close(self) -> None:
         """Close all connections, at the latest after the call deadline."""
@@ -186,29 +200,11 @@ class Database:
             self._pool.terminate()
 
 
-async def _pool(url: str, least: int, most: int) -> asyncpg.Pool[asyncpg.Record]:
-    return await asyncpg.create_pool(
-        url,
-        min_size=least,
-        max_size=most,
-        command_timeout=CALL_DEADLINE_S,
-        timeout=CALL_DEADLINE_S,
-        reset=_leave_as_it_is,
-        server_settings={
-            "application_name": "postroad",
-            "default_transaction_isolation": "read committed",
-            "idle_in_transaction_session_timeout": "60s",
-            "lock_timeout": "8s",
-            "jit": "off",
-        },
-    )
-
-
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
     """One connection without a pool, for the command line. Raises `Misconfigured` when there is none to be had."""
     try:
-        connection = await asyncpg.connect(url, timeout=CALL_DEADLINE_S, command_timeout=CALL_DEADLINE_S)
+        connection = await connect(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
         raise Misconfigured(f"cannot connect to the database: {error}") from error
     try:
@@ -242,6 +238,39 @@ _LOST = (OSError, TimeoutError, asyncpg.PostgresConnectionError, *_OF_THE_CLIENT
 """What leaves it open whether a commit took place."""
 
 
+_AWAY = (*_LOST, asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError, asyncpg.PostgresIOError)
+"""What says that the database is in trouble, and not that one statement is."""
+
+
+class _Trouble:
+    """Says once that the database is in trouble, and once that it is over, whoever notices, and however often."""
+
+    _REPEATED_AFTER_S = 60.0
+    _QUIET_S = 5.0
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._said_at: float | None = None
+        self._ended_at = float("-inf")
+
+    def noticed(self, error: BaseException) -> None:
+        now = monotonic()
+        if self._since is None:
+            self._since, self._said_at = now, None
+        quiet_s = self._QUIET_S if self._said_at is None else self._REPEATED_AFTER_S
+        if now - (self._said_at or self._ended_at) >= quiet_s:
+            self._said_at = now
+            text = "it does not answer" if isinstance(error, TimeoutError) else _first_line(error)
+            _log.warning("the database is in trouble: %s", text or type(error).__name__)
+
+    def over(self) -> None:
+        if self._since is not None:
+            if self._said_at is not None:
+                self._ended_at = monotonic()
+                _log.warning("the database answers again after %.1f s", self._ended_at - self._since)
+            self._since = None
+
+
 class _translating:  # noqa: N801  reads as a phrase where it is used
     """Foreign exceptions become ours. A class, because a generator costs three times as much on the hot path."""
 
@@ -271,7 +300,7 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
                 raise DatabaseUnavailable from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """What the server says, without its DETAIL: that quotes the row, and with it bodies and headers."""
     return str(error).partition("\n")[0]
 
@@ -294,10 +323,6 @@ class _Notices:
 
     def _hear(self, _: object, message: object) -> None:
         self._heard.append(message)
-
-
-async def _leave_as_it_is(_: Connection) -> None:
-    """No statement sets anything beyond its transaction, so a connection needs no reset and no round trip for it."""
 
 
 def affected(status: str) -> int:

@@ -10,14 +10,15 @@ from datetime import timedelta
 import asyncpg
 
 from postroad.errors import PostroadError
-from postroad.store.engine import CALL_DEADLINE_S, Database
+from postroad.store.connecting import connect, is_pooled
+from postroad.store.engine import Database
 
 CHANNEL = "postroad_due"
 COALESCED_S = 0.02
 """At most one notification in this time: a NOTIFY takes a lock of the whole database at its commit."""
 
 _ALIVE_EVERY_S = 10.0
-_RECONNECT_AFTER_S = 5.0
+_RECONNECT_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +51,12 @@ class Notifier:
 
 
 async def listen(url: str, expect: Callable[[timedelta], None]) -> None:
-    """Call `expect` for every hint, on a connection of its own, which is renewed when it is lost; until cancelled."""
+    """Call `expect` for every hint, on a connection of its own, which is renewed when it is lost; until cancelled.
+
+    A pooler gives no connection that could be listened on: there polling has to do.
+    """
+    if is_pooled(url):
+        return
 
     def heard(_: object, __: int, ___: str, payload: object) -> None:
         try:
@@ -60,7 +66,7 @@ async def listen(url: str, expect: Callable[[timedelta], None]) -> None:
 
     while True:
         try:
-            connection = await asyncpg.connect(url, timeout=CALL_DEADLINE_S, command_timeout=CALL_DEADLINE_S)
+            connection = await connect(url)
             try:
                 await connection.add_listener(CHANNEL, heard)
                 while True:

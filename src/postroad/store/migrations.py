@@ -9,12 +9,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy import pool
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from postroad.errors import Misconfigured
 from postroad.store import partitions
-from postroad.store.engine import Connection, connected, sqlalchemy_url
+from postroad.store.connecting import sqlalchemy_engine
+from postroad.store.engine import Connection, connected
 
 _LOCK = 7_064_116_843_111
 
@@ -59,7 +58,7 @@ def newest() -> str:
 
 
 async def _upgrade(url: str) -> None:
-    engine = create_async_engine(sqlalchemy_url(url), poolclass=pool.NullPool)
+    engine = sqlalchemy_engine(url)
     try:
         async with engine.begin() as connection:
             await connection.exec_driver_sql(f"select pg_advisory_xact_lock({_LOCK})")

@@ -1,0 +1,129 @@
+"""Connections to PostgreSQL: to the one server of a URL that takes writes, directly or through a pooler."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Row: TypeAlias = asyncpg.Record
+
+CALL_DEADLINE_S = 10.0
+"""Every call has this deadline on the client: a statement_timeout would not bound a commit that waits for a standby."""
+
+_HOST_DEADLINE_S = 3.0
+"""How long one host of several may take, or one that swallows packets would keep us from the next."""
+
+POOLER = "pgbouncer"
+"""`?pgbouncer=true` in the URL: what it leads to gives each transaction another server connection."""
+
+_SESSION = {
+    "default_transaction_isolation": "read committed",
+    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "8s",
+    "jit": "off",
+}
+"""A pooler would refuse them, so there the role must have them; see docs/operations.md."""
+
+
+def is_pooled(url: str) -> bool:
+    """Whether the URL says that it leads to a pooler in transaction mode."""
+    return dict(parse_qsl(urlsplit(url).query)).get(POOLER) == "true"
+
+
+async def connect(url: str, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+    """A connection to the first host of the URL that takes writes. Raises what asyncpg raises.
+
+    With several hosts, the one that answered last is asked first. A standby is passed over, unless the URL has
+    `target_session_attrs`.
+    """
+    hosts = _by_host(url)
+    errors: list[Exception] = []
+    for host in sorted(hosts, key=lambda host: host != _last_good.get(url)):
+        try:
+            async with asyncio.timeout(None if len(hosts) == 1 else _HOST_DEADLINE_S):
+                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(host, **_options(url) | options)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            errors.append(error)
+        else:
+            _last_good[url] = host
+            return connection
+    raise errors[0]
+
+
+async def open_pool(url: str, *, least: int, most: int) -> asyncpg.Pool[asyncpg.Record]:
+    """A pool of such connections."""
+
+    async def open_one(_: str, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        return await connect(url, **options)
+
+    create_pool: Any = asyncpg.create_pool  # its stubs do not know `connect`
+    pool: asyncpg.Pool[asyncpg.Record] = await create_pool(
+        url,
+        connect=open_one,
+        connection_class=_Pooled if is_pooled(url) else asyncpg.Connection,
+        min_size=least,
+        max_size=most,
+        reset=_leave_as_it_is,
+        timeout=CALL_DEADLINE_S,
+        command_timeout=CALL_DEADLINE_S,
+        server_settings=_options(url)["server_settings"] | ({} if is_pooled(url) else _SESSION),
+    )
+    return pool
+
+
+def sqlalchemy_engine(url: str) -> AsyncEngine:
+    """For migrations, which are SQLAlchemy's: an engine whose connections are such, each new."""
+    return create_async_engine("postgresql+asyncpg://", async_creator=partial(connect, url), poolclass=NullPool)
+
+
+_last_good: dict[str, str] = {}
+
+
+class _Pooled(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
+    """A connection through a pooler: what is prepared in one transaction is not there in the next one.
+
+    The driver sends a statement in two steps, so it needs a transaction around both. All that takes arguments or gives
+    rows comes through this method; BEGIN and COMMIT do not.
+    """
+
+    async def _execute(self, *arguments: Any, **options: Any) -> Any:
+        if self.is_in_transaction():
+            return await super()._execute(*arguments, **options)
+        async with self.transaction():
+            return await super()._execute(*arguments, **options)
+
+
+def _by_host(url: str) -> Sequence[str]:
+    """One URL for each host of a URL, without what only we understand."""
+    parts = urlsplit(url)
+    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != POOLER])
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query)) for host in hosts.split(",")]
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "timeout": CALL_DEADLINE_S,
+        "command_timeout": CALL_DEADLINE_S,
+        "server_settings": {"application_name": f"postroad@{socket.gethostname()[:40]}:{os.getpid()}"},
+    }
+    if "target_session_attrs" not in dict(parse_qsl(urlsplit(url).query)):
+        options["target_session_attrs"] = "read-write"
+    if is_pooled(url):
+        options |= {"statement_cache_size": 0, "connection_class": _Pooled}
+    return options
+
+
+async def _leave_as_it_is(_: Connection) -> None:
+    """No statement sets anything beyond its transaction, so a connection needs no reset and no round trip for it."""
