@@ -15,6 +15,7 @@ from postroad.dispatch.claimer import Claimer
 from postroad.dispatch.deliver import Finished, Means, defective, deliver
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.janitor import Janitor
+from postroad.dispatch.pulse import Pulse
 from postroad.dispatch.scheduler import Scheduler
 from postroad.dispatch.settler import Settler
 from postroad.dispatch.slots import Slots
@@ -22,7 +23,7 @@ from postroad.dispatch.waker import Waker
 from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt
 from postroad.domain.tenant import Profile
-from postroad.errors import PostroadError
+from postroad.errors import PostroadError, Unavailable
 from postroad.publish import Publisher
 from postroad.store import deliveries, dispatchers, hints, messages
 from postroad.store.engine import Database
@@ -40,6 +41,13 @@ _log = logging.getLogger(__name__)
 
 class DeclaredDeadError(Exception):
     """This dispatcher's row is gone: everything that was leased to it belongs to others now."""
+
+
+class LeaseExpiredError(PostroadError):
+    """What is leased to this dispatcher may have been given to another one."""
+
+    def __init__(self) -> None:
+        super().__init__("this process has not proved to be alive for too long, its lease may be over")
 
 
 class Dispatcher:
@@ -72,7 +80,13 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leasing: set[float] = set()
         self._settler = Settler(database=database, publisher=publisher, gone=self._forget, expect=self.expect)
-        self._janitor = Janitor(database=database, publisher=publisher, retention=retention, expect=self.expect)
+        self._janitor = Janitor(
+            database=database,
+            publisher=publisher,
+            retention=retention,
+            expect=self.expect,
+            may_rescue=lambda: self._pulse.may_rescue,
+        )
         self._scheduler = Scheduler(
             database=database, publisher=publisher, catch_up=schedule_catch_up, expect=self.expect
         )
@@ -84,6 +98,7 @@ class Dispatcher:
             may_claim=lambda: not self._stopping and not self._settler.is_full,
             leasing=self.leasing,
         )
+        self._pulse = Pulse(reach=dispatchers.ALIVE_FOR, every=timedelta(seconds=BEAT_EVERY_S))
         self._stopping = False
         self._signed_off = False
         self._beats = asyncio.Event()
@@ -194,6 +209,7 @@ class Dispatcher:
 
     async def _live(self) -> None:
         async with self._database.connection() as connection:
+            self._pulse = Pulse(reach=dispatchers.ALIVE_FOR, every=timedelta(seconds=BEAT_EVERY_S))
             self.id = await dispatchers.register(connection, socket.gethostname())
         self._beats.set()
         async with asyncio.TaskGroup() as loops:
@@ -225,8 +241,10 @@ class Dispatcher:
                 await asyncio.sleep(BEAT_EVERY_S)
                 try:
                     async with own.connection() as connection:
+                        begun = monotonic()
                         if not await dispatchers.beat(connection, dispatcher_id):
                             raise DeclaredDeadError
+                        self._pulse.beaten(begun)
                     async with own.transaction() as connection:
                         strays = await deliveries.give_back(
                             connection, dispatcher_id, list(self._held), older_than=self._stray_age()
@@ -257,13 +275,15 @@ class Dispatcher:
         try:
             profile = profile or await self._tenancy.profile(message.tenant_id)
             if message.body is not None:
+                self._check_lease()
                 finished = await deliver(attempt, message.body, profile, self._means)
             else:
                 finished = await self._deliver_large(attempt, profile)
         except PostroadError as error:
             # Nothing was sent: it is forgotten here, and a beat gives it back.
             self._held.pop((message.id, attempt.lease), None)
-            _log.warning("an attempt was not made: %s", error)
+            level = logging.DEBUG if isinstance(error, LeaseExpiredError | Unavailable) else logging.WARNING
+            _log.log(level, "an attempt was not made: %s", error)
         except Exception as error:  # noqa: BLE001  a defect of ours must end as a settled attempt, not as a stuck delivery
             _log.exception("an attempt failed inside the server")
             self._settler.add(defective(attempt, error, profile, self._means))
@@ -278,10 +298,16 @@ class Dispatcher:
         try:
             async with self._bodies.connection() as connection:
                 body = await messages.fetch_body(connection, attempt.message.id)
+            self._check_lease()
             return await deliver(attempt, body, profile, self._means)
         finally:
             self._large.release(attempt.destination)
             self._large_freed.set()
+
+    def _check_lease(self) -> None:
+        """The last look before a request is sent: a process that stood still may have lost its leases meanwhile."""
+        if not self._pulse.may_send:
+            raise LeaseExpiredError
 
     def _ended(self, task: asyncio.Task[None], attempt: Attempt) -> None:
         self._tasks.discard(task)

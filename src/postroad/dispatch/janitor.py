@@ -57,8 +57,15 @@ class Janitor:
     """Every chore is idempotent and safe to run on several nodes at once."""
 
     def __init__(
-        self, *, database: Database, publisher: Publisher, retention: Retention, expect: Callable[[timedelta], None]
+        self,
+        *,
+        database: Database,
+        publisher: Publisher,
+        retention: Retention,
+        expect: Callable[[timedelta], None],
+        may_rescue: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_rescue = may_rescue
         self._database = database
         self._publisher = publisher
         self._retention = retention
@@ -81,7 +88,7 @@ class Janitor:
     async def rescue(self, dispatcher_id: int) -> None:
         """Give the deliveries of dispatchers that stopped beating, oneself aside, back to everybody."""
         async with self._database.connection() as connection:
-            if not await dispatchers.any_dead(connection, dispatcher_id):
+            if not await dispatchers.any_dead(connection, dispatcher_id) or not self._may_rescue():
                 return
         async with self._database.transaction() as connection:
             dead = await deliveries.lock_dead(connection, dispatcher_id)

@@ -81,7 +81,7 @@ class Database:
         try:
             pool = await open_pool(url, least=1, most=connections)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
-            raise Misconfigured(f"cannot connect to the database: {_first_line(error) or 'no answer in time'}") from error
+            raise _unreachable(error) from error
         database = cls(url, pool)
         try:
             async with database.connection() as connection:
@@ -206,7 +206,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
     try:
         connection = await connect(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
-        raise Misconfigured(f"cannot connect to the database: {_first_line(error) or 'no answer in time'}") from error
+        raise _unreachable(error) from error
     try:
         yield connection
     finally:
@@ -298,6 +298,10 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
                 | asyncpg.InternalClientError()
             ):
                 raise DatabaseUnavailable from error
+
+
+def _unreachable(error: Exception) -> Misconfigured:
+    return Misconfigured(f"cannot connect to the database: {_first_line(error) or 'no answer in time'}")
 
 
 def _first_line(error: BaseException) -> str:
