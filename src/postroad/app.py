@@ -195,8 +195,8 @@ class Node:
         reasons = []
         try:
             async with self._database.connection() as connection:
-                if await migrations.revision(connection) != migrations.newest():
-                    reasons.append("the schema is not this version's: run postroad migrate")
+                if (misfit := await migrations.misfit(connection)) is not None:
+                    reasons.append(misfit)
                 elif await partitions.days_left(connection) < 1:
                     reasons.append("partitions for the next day are missing")
         except PostroadError as error:

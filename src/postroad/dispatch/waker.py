@@ -15,7 +15,9 @@ class Waker:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        # The instant is kept here, because uvloop's handle of a very short wait cannot tell it.
+        self._timer: asyncio.Handle | None = None
+        self._rings_at = 0.0
 
     def wake(self) -> None:
         """Look now."""
@@ -30,10 +32,10 @@ class Waker:
         elif seconds <= 2 * IDLE_POLL_S:
             # Anything later is seen by a poll in time, so no timer is kept for it.
             at = loop.time() + seconds
-            if self._timer is None or self._timer.when() > at or self._timer.cancelled():
+            if self._timer is None or self._rings_at > at:
                 if self._timer is not None:
                     self._timer.cancel()
-                self._timer = loop.call_at(at, self._ring)
+                self._timer, self._rings_at = loop.call_at(at, self._ring), at
 
     async def wait(self, *, busy: bool) -> None:
         """Until there may be something to do."""

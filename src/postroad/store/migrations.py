@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from pathlib import Path
 
@@ -9,22 +10,34 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as SyncConnection
+from sqlalchemy.exc import DBAPIError
 
 from postroad.errors import Misconfigured
 from postroad.store import partitions
 from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.engine import Connection, connected
 
+OLDEST_SCHEMA = "0002"
+"""Revisions ascend. This version also works with schemas from this one on, so that nodes can be replaced first."""
+
 _LOCK = 7_064_116_843_111
+_LOCKS_WITHIN = "1s"
+_TRIES = 60
+_PAUSE_S = 1.0
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 async def migrate(url: str) -> str | None:
     """Upgrade to the newest revision and make the partitions of the coming days.
 
-    Gives the revision before, None for an empty database. Two nodes may do this at once: one waits for the other.
+    Gives the revision before, None for an empty database. Two nodes may do this at once: one waits for the other. A
+    schema that is newer is left as it is. Nodes may be at work meanwhile: a migration waits for none of their locks
+    longer than a moment, because whatever comes later would have to wait behind it.
     """
     async with connected(url) as connection:
         before = await revision(connection)
+        if before is not None and before > newest():
+            return before
         if before != newest():
             await _upgrade(url)
         async with connection.transaction():
@@ -41,12 +54,24 @@ async def revision(connection: Connection) -> str | None:
 
 
 async def check(connection: Connection) -> None:
-    """Raise `Misconfigured` unless the schema is this version's."""
+    """Raise `Misconfigured` unless this version can work with the schema."""
+    if (reason := await misfit(connection)) is not None:
+        raise Misconfigured(reason)
+
+
+async def misfit(connection: Connection) -> str | None:
+    """Why this version cannot work with the schema; None if it can, though it may be older or newer than its own."""
     found = await revision(connection)
-    if found != newest():
-        raise Misconfigured(
-            f"the database's schema is at {found or 'nothing'}, this version needs {newest()}: run postroad migrate"
-        )
+    if found is None or found < OLDEST_SCHEMA:
+        return f"the database's schema is at {found or 'nothing'}, this version needs {newest()}: run postroad migrate"
+    if found > newest():
+        oldest: str = await connection.fetchval("select oldest_program from schema_compatibility")
+        if oldest > newest():
+            return (
+                f"the database's schema is at {found}, and only versions that know {oldest} can work with it, this one "
+                f"knows {newest()}: run a newer version of postroad"
+            )
+    return None
 
 
 @cache
@@ -60,9 +85,17 @@ def newest() -> str:
 async def _upgrade(url: str) -> None:
     engine = sqlalchemy_engine(url)
     try:
-        async with engine.begin() as connection:
-            await connection.exec_driver_sql(f"select pg_advisory_xact_lock({_LOCK})")
-            await connection.run_sync(_run)
+        for tried in range(1, _TRIES + 1):
+            try:
+                async with engine.begin() as connection:
+                    await connection.exec_driver_sql(f"select pg_advisory_xact_lock({_LOCK})")
+                    await connection.exec_driver_sql(f"set local lock_timeout = '{_LOCKS_WITHIN}'")
+                    await connection.run_sync(_run)
+                    return
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or tried == _TRIES:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
     finally:
         await engine.dispose()
 

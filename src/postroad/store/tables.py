@@ -34,6 +34,15 @@ def _now() -> Column[object]:
     return Column("created_at", Instant, nullable=False, server_default=func.now())
 
 
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    # The newest revision that a program has to know to work with this schema.
+    Column("oldest_program", Text, nullable=False),
+    CheckConstraint("singleton", name="schema_compatibility_singleton"),
+)
+
 tenants = Table(
     "tenants",
     metadata,
