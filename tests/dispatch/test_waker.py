@@ -20,6 +20,6 @@ def test_the_sooner_of_two_waits_counts_however_short_it_is() -> None:
         await waker.wait(busy=False)
         return loop.time() - begun
 
-    assert uvloop.run(woken_after(0.0003, 1)) < 0.25
-    assert uvloop.run(woken_after(1, 0.0003)) < 0.25
-    assert uvloop.run(woken_after(0.02, 0.0003, 1)) < 0.25
+    assert uvloop.run(woken_after(0.0003, 1)) < 0.9, "it waited for the poll"
+    assert uvloop.run(woken_after(1, 0.0003)) < 0.9, "it waited for the poll"
+    assert uvloop.run(woken_after(0.02, 0.0003, 1)) < 0.9, "it waited for the poll"
