@@ -91,6 +91,8 @@ class Claimer:
                     more = await deliveries.enter(connection) > 0
             if ahead.is_flowing:
                 more = await self._claim_flow(dispatcher_id) or more
+            if ahead.is_suspected:
+                await self._claim_suspect_flow(dispatcher_id)
         finally:
             if ahead.is_due:
                 more = await self._claim(dispatcher_id) or more
@@ -159,6 +161,19 @@ class Claimer:
         if claimed:
             self._suspect = claimed[0].id
         return claimed
+
+    async def _claim_suspect_flow(self, dispatcher_id: int) -> None:
+        """The same, for those under flow-control keys."""
+        if self._suspect is not None or not self._slots.free:
+            return
+        with self._leasing():
+            async with self._database.transaction() as connection:
+                claimed = await deliveries.claim_suspect_flow(connection, dispatcher_id)
+            faults.reached(Point.AFTER_CLAIM_COMMIT)
+            if claimed:
+                self._suspect = claimed[0].id
+                async with self._database.connection() as connection:
+                    await self._begin(connection, dispatcher_id, claimed)
 
     async def _begin(self, connection: Connection, dispatcher_id: int, claimed: Sequence[Claimed]) -> None:
         """Start the attempts of a claim. What cannot be fetched now stays leased, and a beat gives it back."""

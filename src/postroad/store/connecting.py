@@ -24,6 +24,9 @@ CALL_DEADLINE_S = 10.0
 _HOST_DEADLINE_S = 3.0
 """How long one host of several may take, or one that swallows packets would keep us from the next."""
 
+UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What `connect` raises when there is no connection to be had; the last one of a server that is only a standby."""
+
 POOLER = "pgbouncer"
 """`?pgbouncer=true` in the URL: what it leads to gives each transaction another server connection."""
 
@@ -53,7 +56,9 @@ async def connect(url: str, **options: Any) -> asyncpg.Connection[asyncpg.Record
         try:
             async with asyncio.timeout(None if len(hosts) == 1 else _HOST_DEADLINE_S):
                 connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(host, **_options(url) | options)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except UNREACHABLE as error:
+            if _last_good.get(url) == host:
+                del _last_good[url]
             errors.append(error)
         else:
             _last_good[url] = host

@@ -17,6 +17,7 @@ _CLAIM_FAIR = statement("claim_fair")
 _CLAIM_SUSPECT = statement("claim_suspect")
 _LOCK_FLOW = statement("lock_flow")
 _CLAIM_FLOW = statement("claim_flow")
+_LOCK_SUSPECT_FLOW = statement("lock_suspect_flow")
 _ENTER = statement("enter")
 _SETTLE = statement("settle")
 _LOCK_QUEUES = statement("lock_queues")
@@ -32,6 +33,7 @@ FIRST_DESTINATION = -(2**63)
 
 _DESTINATIONS_A_TURN = 200
 _FLOW_KEYS_A_TURN = 100
+_SUSPECT_KEYS_A_TURN = 20
 _ENTERING_A_TURN = 500
 _NOW = timedelta(0)
 
@@ -60,12 +62,13 @@ class Claimed:
 class Ahead:
     """How long until there is something to do, zero or less when it is now; None when nothing is in sight.
 
-    `due` is for waiting deliveries without a flow-control key, `flow` for the keys, `entering` for delayed messages of
-    queues.
+    `due` is for waiting deliveries without a flow-control key, `flow` for the keys, `suspect` for deliveries under a
+    key that have lost dispatchers before, `entering` for delayed messages of queues.
     """
 
     due: timedelta | None
     flow: timedelta | None
+    suspect: timedelta | None
     entering: timedelta | None
 
     @property
@@ -79,6 +82,11 @@ class Ahead:
         return self.flow is not None and self.flow <= _NOW
 
     @property
+    def is_suspected(self) -> bool:
+        """There is one that has to travel alone."""
+        return self.suspect is not None and self.suspect <= _NOW
+
+    @property
     def is_entering(self) -> bool:
         """There are delayed messages whose turn in their queue has come to be fixed."""
         return self.entering is not None and self.entering <= _NOW
@@ -86,7 +94,7 @@ class Ahead:
     @property
     def later(self) -> list[timedelta]:
         """Those that lie ahead."""
-        return [wait for wait in (self.due, self.flow, self.entering) if wait is not None and wait > _NOW]
+        return [wait for wait in (self.due, self.flow, self.suspect, self.entering) if wait is not None and wait > _NOW]
 
 
 @dataclass(slots=True)
@@ -177,8 +185,19 @@ async def claim_flow(
     if not keys:
         return [], False
     of_one_key = max(1, -(-limit // len(keys))) if share is None else share
-    rows = await connection.fetch(_CLAIM_FLOW, dispatcher_id, limit, keys, of_one_key, list(saturated))
+    rows = await connection.fetch(_CLAIM_FLOW, dispatcher_id, limit, keys, of_one_key, list(saturated), False)
     return [_claimed(row) for row in rows], True
+
+
+async def claim_suspect_flow(connection: Connection, dispatcher_id: int) -> list[Claimed]:
+    """Claim one delivery that has lost dispatchers before, within the limits of its key.
+
+    In the caller's transaction.
+    """
+    keys = [row["id"] for row in await connection.fetch(_LOCK_SUSPECT_FLOW, _SUSPECT_KEYS_A_TURN)]
+    if not keys:
+        return []
+    return [_claimed(row) for row in await connection.fetch(_CLAIM_FLOW, dispatcher_id, 1, keys, 1, [], True)]
 
 
 async def enter(connection: Connection) -> int:
@@ -328,11 +347,13 @@ async def look_ahead(connection: Connection) -> Ahead:
           (select wake_at - clock_timestamp() from flow_keys
            where wake_at < 'infinity' order by wake_at limit 1) as flow,
           (select due_at - clock_timestamp() from deliveries
+           where state = 1 and unsettled_claims >= 2 and flow_key_id is not null order by due_at limit 1) as suspect,
+          (select due_at - clock_timestamp() from deliveries
            where state = 0 and seq is null order by due_at limit 1) as entering
         """
     )
     assert row is not None
-    return Ahead(row["due"], row["flow"], row["entering"])
+    return Ahead(row["due"], row["flow"], row["suspect"], row["entering"])
 
 
 def _claimed(row: Any) -> Claimed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from secrets import randbits
 
 from postroad.store import deliveries
 from postroad.store.engine import Connection, affected
@@ -12,10 +13,22 @@ ALIVE_FOR = timedelta(seconds=10)
 """How far a beat reaches. A dispatcher that has not beaten for this long is rescued from."""
 
 
+_ID_BITS = 62
+
+
 async def register(connection: Connection, node: str) -> int:
-    """A new dispatcher, alive from now on. `node` is for people to read; identity is the id alone."""
+    """A new dispatcher, alive from now on. `node` is for people to read; identity is the id alone.
+
+    The id is drawn, not counted: after a failover or a restore a counter may give out what living nodes have already.
+    """
     dispatcher_id: int = await connection.fetchval(
-        "insert into dispatchers (node, alive_until) values ($1, now() + $2::interval) returning id", node, ALIVE_FOR
+        """
+        insert into dispatchers (id, node, alive_until) overriding system value
+        values ($3, $1, now() + $2::interval) returning id
+        """,
+        node,
+        ALIVE_FOR,
+        randbits(_ID_BITS),
     )
     return dispatcher_id
 

@@ -18,9 +18,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from postroad.errors import DatabaseUnavailable, Misconfigured, OutcomeUnknown, PostroadError
 from postroad.store.connecting import CALL_DEADLINE_S as CALL_DEADLINE_S
+from postroad.store.connecting import UNREACHABLE, connect, open_pool
 from postroad.store.connecting import Connection as Connection
 from postroad.store.connecting import Row as Row
-from postroad.store.connecting import connect, open_pool
 
 MINIMUM_VERSION = 14
 
@@ -80,7 +80,7 @@ class Database:
         """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`."""
         try:
             pool = await open_pool(url, least=1, most=connections)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        except (*UNREACHABLE, ValueError) as error:
             raise _unreachable(error) from error
         database = cls(url, pool)
         try:
@@ -205,7 +205,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
     """One connection without a pool, for the command line. Raises `Misconfigured` when there is none to be had."""
     try:
         connection = await connect(url)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+    except (*UNREACHABLE, ValueError) as error:
         raise _unreachable(error) from error
     try:
         yield connection

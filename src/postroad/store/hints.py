@@ -7,10 +7,8 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
-import asyncpg
-
 from postroad.errors import PostroadError
-from postroad.store.connecting import connect, is_pooled
+from postroad.store.connecting import UNREACHABLE, connect, is_pooled
 from postroad.store.engine import Database
 
 CHANNEL = "postroad_due"
@@ -74,6 +72,6 @@ async def listen(url: str, expect: Callable[[timedelta], None]) -> None:
                     await connection.execute("select 1")
             finally:
                 connection.terminate()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except UNREACHABLE as error:
             _log.debug("hints are not heard for a moment: %s", error)
         await asyncio.sleep(_RECONNECT_AFTER_S)
