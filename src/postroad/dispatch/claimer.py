@@ -62,6 +62,7 @@ class Claimer:
         """An attempt is over."""
         if self._suspect == attempt.message.id:
             self._suspect = None
+            self._waker.wake()  # for the next one, if there is any
         self.slot_freed()
 
     async def run(self, dispatcher_id: int) -> None:

@@ -35,7 +35,7 @@ from postroad.store.engine import Connection, Database, TryAgain
 from postroad.store.messages import NewMessage
 from postroad.store.retention import Day, Progress, Retention
 
-RESCUE_EVERY_S = 2.0
+RESCUE_EVERY_S = 1.0
 PRUNE_EVERY_S = 30.0
 PRUNE_STEP = 5_000
 QUEUE_STEP = 1_000
