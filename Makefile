@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test bench migrate lock clean
+.PHONY: help dev check test chaos chaos-long bench migrate lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml tests/contract/old/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Postroad needs Python 3.11 or newer; set PYTHON=python3.11")'
@@ -29,6 +29,12 @@ check: $(VENV)/.installed ## Lint, type-check, and hold the architecture to its 
 
 test: $(VENV)/.installed ## Run all tests
 	$(BIN)/python -m pytest
+
+chaos: $(VENV)/.installed ## Kill, halt and restart everything under load, and account for every message (an hour)
+	$(BIN)/python -m tests.faults.chaos all --small
+
+chaos-long: $(VENV)/.installed ## The same for a night
+	$(BIN)/python -m tests.faults.chaos all --full
 
 bench: $(VENV)/.installed ## Measure: throughput, latency, CPU per message and per step
 	$(BIN)/python -m bench.run
