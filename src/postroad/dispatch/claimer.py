@@ -23,6 +23,9 @@ _PAUSE_S = 1.0
 _SUSPECTS_EVERY = 16
 """Claims; without that they would wait for the end of a backlog."""
 
+_WORTH_A_CLAIM = 16
+"""Free slots, on nodes that have many."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +58,7 @@ class Claimer:
 
     def slot_freed(self) -> None:
         """Look for more work when enough of the slots are free for a claim to be worth it."""
-        if self.backlogged and self._slots.free >= self._slots.total // 8:
+        if self.backlogged and self._slots.free >= min(self._slots.total // 8, _WORTH_A_CLAIM):
             self._waker.wake()
 
     def ended(self, attempt: Attempt) -> None:
@@ -100,7 +103,7 @@ class Claimer:
         return more
 
     async def _claim(self, dispatcher_id: int) -> bool:
-        """Claim by due time while the open half of the slots has room, else fairly over the destinations."""
+        """Claim by due time while there is room for anybody, else fairly over the destinations."""
         limit = min(self._slots.open_to_any, messages.FETCH_LIMIT)
         async with self._database.connection() as connection:
             if limit:
@@ -114,7 +117,7 @@ class Claimer:
                     self.backlogged = self.backlogged or is_full
                     await self._begin(connection, dispatcher_id, claimed)
                 return is_full
-            limit = min(self._slots.free, messages.FETCH_LIMIT)
+            limit = min(self._slots.fair_limit, messages.FETCH_LIMIT)
             if not limit:
                 return False
             with self._leasing():
@@ -122,7 +125,7 @@ class Claimer:
                     connection,
                     dispatcher_id,
                     limit,
-                    share=max(1, self._slots.share // 4),
+                    share=self._slots.fair_share,
                     saturated=self._slots.saturated(),
                     after=self._rotation,
                 )
@@ -134,11 +137,11 @@ class Claimer:
     async def _claim_flow(self, dispatcher_id: int) -> bool:
         """Claim within the limits of flow-control keys that have woken up. True when there were some to look at.
 
-        Like any other delivery: by due time in the open half of the slots, in shares in the other.
+        Like any other delivery: by due time while there is room for anybody, else in shares.
         """
         limit, share, saturated = min(self._slots.open_to_any, messages.FETCH_LIMIT), None, list[int]()
         if not limit:
-            limit, share = min(self._slots.free, messages.FETCH_LIMIT), max(1, self._slots.share // 4)
+            limit, share = min(self._slots.fair_limit, messages.FETCH_LIMIT), self._slots.fair_share
             saturated = self._slots.saturated()
         if not limit:
             self.backlogged = True

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-SMALLEST_SHARE = 30
-"""No destination may hold more than this or a tenth of the slots while others wait (as in SQS fair queues)."""
-
 
 class Slots:
     """Counts deliveries in progress.
 
-    One half of the slots is open to any destination; in the other half none may hold more than its share, so that a
-    destination that hangs cannot keep the others from being served.
+    No destination may hold more slots than are free. One that hangs gets half of them at most, a second one half of
+    what that leaves, and so on: however many hang, there are slots for those that do not, on nodes of any size.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.share = max(SMALLEST_SHARE, total // 10)
         self.in_use = 0
         self._of: dict[int, int] = {}
 
     def reserve(self, destination: int) -> bool:
         """Take a slot if one is free for this destination."""
-        if self.in_use >= self.total:
-            return False
-        if 2 * self.in_use >= self.total and self._of.get(destination, 0) >= self.share:
+        if self._of.get(destination, 0) >= self.free:
             return False
         self.take(destination)
         return True
@@ -44,14 +38,24 @@ class Slots:
 
     @property
     def open_to_any(self) -> int:
-        """Free slots of the half that any destination may fill."""
-        return max(0, (self.total + 1) // 2 - self.in_use)
+        """Slots that one claim may fill, whoever they are for: no destination then holds more than are free."""
+        return max(0, self.free - max(self._of.values(), default=0) + 1) // 2
 
     @property
     def free(self) -> int:
         """Free slots altogether."""
         return self.total - self.in_use
 
+    @property
+    def fair_limit(self) -> int:
+        """Slots that a claim may fill which takes a little for each destination."""
+        return (self.free + 1) // 2
+
+    @property
+    def fair_share(self) -> int:
+        """What such a claim may take for one destination."""
+        return max(1, self.free // 8)
+
     def saturated(self) -> list[int]:
-        """Destinations that have used up their share."""
-        return [destination for destination, held in self._of.items() if held >= self.share]
+        """Destinations that hold as many as are free."""
+        return [destination for destination, held in self._of.items() if held >= self.free]

@@ -8,21 +8,28 @@ from postroad.domain.flow_control import FlowKey
 from postroad.domain.tenant import TenantId
 from postroad.store.engine import Connection, Row, affected
 
+_COUNTED = 100_000
+_COUNTED_EACH = 10_000
+"""Of waiting messages at most, so that a look at keys does not last as long as their backlog is deep."""
+
 _SELECT = """
 select k.key, k.parallelism, k.rate, k.period, k.parallelism_pinned, k.rate_pinned, k.paused,
   case when k.period_start + k.period > now() then k.period_start end as period_start,
   case when k.period_start + k.period > now() then k.period_count else 0 end as period_count,
   (select count(*) from deliveries d where d.flow_key_id = k.id and d.state = 2) as active,
-  (select count(*) from deliveries d where d.flow_key_id = k.id and d.state = 1 and d.due_at <= now()) as waiting
+  (select count(*) from (
+     select from deliveries d where d.flow_key_id = k.id and d.state = 1 and d.due_at <= now()
+     limit {counted}) w) as waiting
 from flow_keys k
 where k.tenant_id = $1 and k.key <> ''
 """
 
 
 async def list_(connection: Connection, tenant_id: TenantId, *, search: str | None, limit: int) -> list[FlowKey]:
-    """Keys that hold a text, or all of them, by key."""
+    """Keys that hold a text, or all of them, by key. Of each, at most 10,000 waiting messages are counted."""
     rows = await connection.fetch(
-        f"{_SELECT} and ($2::text is null or position($2 in k.key) > 0) order by k.key limit $3",
+        _SELECT.format(counted=_COUNTED_EACH)
+        + " and ($2::text is null or position($2 in k.key) > 0) order by k.key limit $3",
         tenant_id,
         search,
         limit,
@@ -31,8 +38,8 @@ async def list_(connection: Connection, tenant_id: TenantId, *, search: str | No
 
 
 async def find(connection: Connection, tenant_id: TenantId, key: str) -> FlowKey | None:
-    """A key as it stands."""
-    row = await connection.fetchrow(f"{_SELECT} and k.key = $2", tenant_id, key)
+    """A key as it stands. At most 100,000 waiting messages are counted."""
+    row = await connection.fetchrow(f"{_SELECT.format(counted=_COUNTED)} and k.key = $2", tenant_id, key)
     return None if row is None else _key(row)
 
 
