@@ -13,8 +13,11 @@ buried as (
   insert into dead_letters (tenant_id, message_id, reason)
   select tenant_id, id, 'poison: no outcome after five claims' from over where poison
   returning id, message_id, failed_at),
+-- An upsert, because the row of a cancellation that this statement has waited for is younger than its snapshot.
 canceled as (
-  update cancellations c set canceled_at = now() from over where c.message_id = over.id and over.canceled),
+  insert into cancellations (message_id, tenant_id, requested_at, canceled_at)
+  select id, tenant_id, cancel_requested_at, now() from over where canceled order by id
+  on conflict (message_id) do update set canceled_at = excluded.canceled_at),
 again as (
   update deliveries set state = 1, dispatcher_id = null, active_at = null, due_at = now()
   where id = any(array(select id from lost except select id from over)))

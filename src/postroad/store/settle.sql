@@ -26,9 +26,11 @@ logged as (
   insert into attempts (message_id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body, next_due_at)
   select id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body,
     case when again then now() + delay end from mine),
+-- An upsert, because the row of a cancellation that this statement has waited for is younger than its snapshot.
 canceled as (
-  update cancellations c set canceled_at = now()
-  from mine where c.message_id = mine.id and mine.canceled),
+  insert into cancellations (message_id, tenant_id, requested_at, canceled_at)
+  select id, tenant_id, cancel_requested_at, now() from mine where canceled order by id
+  on conflict (message_id) do update set canceled_at = excluded.canceled_at),
 buried as (
   insert into dead_letters (tenant_id, message_id, status, reason, header, body)
   select tenant_id, id, status, reason, header, body from mine where outcome = 2
