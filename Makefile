@@ -27,14 +27,17 @@ check: $(VENV)/.installed ## Lint, type-check, and hold the architecture to its 
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_house.py
 
-test: $(VENV)/.installed ## Run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed ## Run all tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 chaos: $(VENV)/.installed ## Kill, halt and restart everything under load, and account for every message (an hour)
-	$(BIN)/python -m tests.faults.chaos all --small
+	$(BIN)/python -m tests.faults.chaos all
+	$(BIN)/python -m tests.faults.failover --count 20
+	$(BIN)/python -m tests.faults.trouble
 
 chaos-long: $(VENV)/.installed ## The same for a night
-	$(BIN)/python -m tests.faults.chaos all --full
+	$(BIN)/python -m tests.faults.chaos all --long
+	$(BIN)/python -m tests.faults.failover --count 100
 
 bench: $(VENV)/.installed ## Measure: throughput, latency, CPU per message and per step
 	$(BIN)/python -m bench.run

@@ -30,6 +30,15 @@ TOKEN = dev.DEV_USERS[0].token
 KEYS = dev.DEV_USERS[0].keys
 
 _numbers = count(1)
+_PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""Which of several processes this is that run tests, perhaps on one server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In one process runs what belongs together: a file, and all that counts how much of a client is used."""
+    for item in items:
+        group = item.path.parent if item.path.parent.name == "contract" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group.relative_to(item.config.rootpath))))
 
 
 @pytest.fixture(scope="session")
@@ -54,22 +63,24 @@ def postgres() -> Iterator[str]:
 def template(postgres: str) -> str:
     """Name of a migrated database that nobody connects to."""
 
+    name = f"template_postroad{_PROCESS}"
+
     async def make() -> None:
         connection = await asyncpg.connect(postgres)
-        await connection.execute("create database template_postroad")
+        await connection.execute(f"create database {name}")
         await connection.close()
-        url = at_database(postgres, "template_postroad")
+        url = at_database(postgres, name)
         await migrations.migrate(url)
         await dev.prepare(url)
 
     asyncio.run(make())
-    return "template_postroad"
+    return name
 
 
 @pytest.fixture
 async def database_url(postgres: str, template: str) -> AsyncIterator[str]:
     """A database of this test's own, migrated, with the public development users."""
-    name = f"test_{next(_numbers)}"
+    name = f"test_{_PROCESS}{next(_numbers)}"
     admin = await asyncpg.connect(postgres)
     await admin.execute(f"create database {name} template {template} strategy wal_log")
     yield at_database(postgres, name)

@@ -17,6 +17,20 @@ COVERAGE: dict[str, tuple[int, int]] = {}
 """How many methods of a client were called, and how many it has, by the client's name and version."""
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Where the tests run in several processes, learn from each how much of the clients was used."""
+    COVERAGE.update(
+        {name: tuple(counts) for name, counts in getattr(node, "workeroutput", {}).get("coverage", {}).items()}
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one how much of the clients was used."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["coverage"] = COVERAGE
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end how much of each client was used."""
     for name, (called, total) in sorted(COVERAGE.items()):

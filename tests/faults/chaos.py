@@ -15,7 +15,7 @@ from typing import Any
 from tests.faults import report
 from tests.faults.scenarios import SCENARIOS, Options, Result
 
-SMALL = {
+SHORT = {
     "kills": Options(count=5, rate=150),
     "semantics": Options(messages=3_000, rate=120),
     "pauses": Options(count=2, rate=150),
@@ -23,13 +23,21 @@ SMALL = {
     "rolling": Options(count=6, rate=150),
     "everything": Options(count=6, rate=120),
 }
-FULL = {
+USUAL = {
     "kills": Options(count=200),
     "semantics": Options(messages=50_000),
     "pauses": Options(count=50),
-    "postgres": Options(count=20),
+    "postgres": Options(count=40),
+    "rolling": Options(count=30),
+    "everything": Options(count=50),
+}
+LONG = {
+    "kills": Options(count=500),
+    "semantics": Options(messages=300_000),
+    "pauses": Options(count=200),
+    "postgres": Options(count=100),
     "rolling": Options(count=100),
-    "everything": Options(count=100),
+    "everything": Options(count=300),
 }
 
 
@@ -50,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.scenario != "all":
         runs = {chosen.scenario: options}
     else:
-        sizes = FULL if chosen.full else SMALL
+        sizes = SHORT if chosen.short else LONG if chosen.long else USUAL
         runs = {
             name: replace(size, seed=options.seed, memory=options.memory, keep=options.keep and options.keep / name)
             for name, size in sizes.items()
@@ -78,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="leave the history and the logs there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--small", action="store_true", help="of `all`: minutes (the default)")
-    size.add_argument("--full", action="store_true", help="of `all`: an hour")
+    size.add_argument("--short", action="store_true", help="of `all`: minutes instead of an hour")
+    size.add_argument("--long", action="store_true", help="of `all`: a night")
     return parser
 
 
