@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Generic, TypeVar
@@ -102,10 +103,25 @@ class _Remembered(_Fresh[K, V]):
     def __init__(self, load: Callable[[K], Awaitable[V]]) -> None:
         super().__init__()
         self._load = load
+        self._loading: dict[K, asyncio.Task[V]] = {}
 
     async def get(self, key: K) -> V:
+        """The value; whoever asks while it is being loaded waits for that, and not for a connection of its own."""
         value = self.known(key)
         if value is None:
-            value = await self._load(key)
-            self.put(key, value)
+            loading = self._loading.get(key)
+            if loading is None:
+                loading = self._loading[key] = asyncio.create_task(self._load_and_put(key))
+                loading.add_done_callback(lambda task: self._loaded(key, task))
+            value = await asyncio.shield(loading)
         return value
+
+    async def _load_and_put(self, key: K) -> V:
+        value = await self._load(key)
+        self.put(key, value)
+        return value
+
+    def _loaded(self, key: K, task: asyncio.Task[V]) -> None:
+        del self._loading[key]
+        if not task.cancelled():
+            task.exception()  # Whoever asked has been told, or has gone.

@@ -20,9 +20,10 @@ from typing import Any
 
 import asyncpg
 import httpx
+import psutil
 
 import postroad
-from tests.conftest import TOKEN, eventually, pass_time
+from tests.conftest import TOKEN, Running, eventually, pass_time
 from tests.faults import collect
 from tests.faults.cluster import Cluster, Node
 from tests.faults.journal import Journal
@@ -48,11 +49,11 @@ class Change:
 
 
 QUICK = (
-    Change("store/dispatchers.py", "ALIVE_FOR = timedelta(seconds=10)", "ALIVE_FOR = timedelta(seconds=3)"),
+    Change("store/dispatchers.py", "ALIVE_FOR = timedelta(seconds=10)", "ALIVE_FOR = timedelta(seconds=4)"),
     Change("dispatch/dispatcher.py", "BEAT_EVERY_S = 3.0", "BEAT_EVERY_S = 0.5"),
     Change("dispatch/janitor.py", "RESCUE_EVERY_S = 1.0", "RESCUE_EVERY_S = 0.3"),
 )
-"""What a dead dispatcher held is taken from it after about three seconds."""
+"""What a dead dispatcher held is taken from it after about four seconds."""
 
 
 def build(directory: Path, changes: Iterable[Change] = (), *, source: Path = SOURCE) -> dict[str, str]:
@@ -111,15 +112,17 @@ class Scene:
         self._file = directory / "scene.jsonl"
         self._journal = Journal(self._file)
 
-    async def start(self, number: int, environment: Mapping[str, str] | None = None) -> Node:
-        """Start a node with more in its environment, and wait until it is ready."""
+    async def start(self, number: int, environment: Mapping[str, str] | None = None, *, may_die: bool = False) -> Node:
+        """Start a node with more in its environment, and wait until it is ready; or dead, if it may die."""
         node = self.cluster.nodes[number]
         self.cluster.settings = self._settings | dict(environment or {})
         await node.start()
-        assert node.ready, node.last_words()
+        assert node.ready or may_die, node.last_words()
         return node
 
-    async def ask(self, node: Node, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
+    async def ask(
+        self, node: Node | Running, method: str, path: str, body: bytes = b"", **headers: str
+    ) -> httpx.Response:
         """The answer of a node; header names are written with underscores."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         async with httpx.AsyncClient(
@@ -128,7 +131,7 @@ class Scene:
             return await client.request(method, path, content=body, headers=given)
 
     async def publish(
-        self, node: Node, intent: Intent, *replies: Reply, to: str = "publish", **headers: str
+        self, node: Node | Running, intent: Intent, *replies: Reply, to: str = "publish", **headers: str
     ) -> str | None:
         """Have a message sent that is answered like this, the last reply again and again; gives its id.
 
@@ -155,7 +158,7 @@ class Scene:
         message_id: str | None = said.get("messageId")
         return message_id
 
-    async def cancel(self, node: Node, message_id: str) -> None:
+    async def cancel(self, node: Node | Running, message_id: str) -> None:
         """Cancel a message, which has to be acknowledged."""
         asked_at = monotonic()
         answer = await self.ask(node, "DELETE", f"/v2/messages/{message_id}")
@@ -193,7 +196,33 @@ class Scene:
             """
         await eventually(lambda: self.ask_database(query, names), lambda waiting: waiting == len(nodes), within=30)
 
-    async def history(self, node: Node, schedules: Sequence[Schedule] = ()) -> History:
+    async def halt(self, *nodes: Node) -> None:
+        """Halt processes at a moment when none is in a transaction, or others would wait for its locks.
+
+        It is no fault of the run unless the node is paused as well.
+        """
+        names = [f"%:{node.pid}" for node in nodes]
+        query = """
+            select count(*) from pg_stat_activity
+            where datname = current_database() and xact_start is not null and application_name like any($1)
+            """
+
+        async def is_between() -> bool:
+            for node in nodes:
+                psutil.Process(node.pid).suspend()
+            if await self.ask_database(query, names) == 0:
+                return True
+            self.go_on(*nodes)
+            return False
+
+        await eventually(is_between, bool)
+
+    def go_on(self, *nodes: Node) -> None:
+        """Let halted processes go on."""
+        for node in nodes:
+            psutil.Process(node.pid).resume()
+
+    async def history(self, node: Node | Running, schedules: Sequence[Schedule] = ()) -> History:
         """All that happened, as a node that works tells it."""
         self._journal.flush()
         history = await collect.collect(

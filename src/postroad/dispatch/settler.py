@@ -17,7 +17,7 @@ from postroad.domain.dead_letter import dlq_id
 from postroad.domain.message import Attempt
 from postroad.domain.outcome import Delivered, Failed, Retry, error_text
 from postroad.domain.reply import NoResponse, Response
-from postroad.errors import InvalidDestination, Unavailable
+from postroad.errors import InvalidDestination, OutcomeUnknown, Unavailable
 from postroad.faults import Point
 from postroad.publish import Publisher
 from postroad.store.deliveries import Ended, Settled, Settlement, lock_queues, release, settle
@@ -105,14 +105,16 @@ class Settler:
     async def _settle_until_known(self, dispatcher_id: int, batch: list[Finished], refusals: int = 0) -> None:
         """Repeat until the database has answered. Rows that do not come back were settled or lost: both final."""
         pause = 0.02
+        is_repeated = False
         while True:
             try:
-                await self._settle(dispatcher_id, batch, silent=refusals > 1)
+                await self._settle(dispatcher_id, batch, silent=refusals > 1, is_repeated=is_repeated)
             except DataRefused as error:
                 await self._settle_apart(dispatcher_id, batch, error, refusals)
                 return
             except (TryAgain, Unavailable) as error:
                 _log.debug("settling %d attempts waits for the database: %s", len(batch), error)
+                is_repeated = is_repeated or isinstance(error, OutcomeUnknown)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:
@@ -135,7 +137,7 @@ class Settler:
             bare = replace(finished, reply=NoResponse("the response could not be stored"))
             await self._settle_until_known(dispatcher_id, [bare], refusals + 1)
 
-    async def _settle(self, dispatcher_id: int, batch: list[Finished], *, silent: bool) -> None:
+    async def _settle(self, dispatcher_id: int, batch: list[Finished], *, silent: bool, is_repeated: bool) -> None:
         settlements = [_settlement(finished) for finished in batch]
         if any(finished.attempt.is_gated or _is_reported(finished) for finished in batch):
             async with self._database.transaction() as connection:
@@ -154,13 +156,13 @@ class Settler:
         faults.reached(Point.AFTER_SETTLE_COMMIT)
         took_effect = {one.id for one in settled}
         for finished in batch:
-            attempt_ended(
-                finished.attempt,
-                finished.reply,
-                finished.outcome,
-                finished.duration,
-                took_effect=finished.attempt.message.id in took_effect,
-            )
+            has_effect = finished.attempt.message.id in took_effect
+            if has_effect or not is_repeated:
+                attempt_ended(
+                    finished.attempt, finished.reply, finished.outcome, finished.duration, took_effect=has_effect
+                )
+        if is_repeated and len(took_effect) < len(batch):
+            _log.info("%d attempts had been settled by a commit without an answer", len(batch) - len(took_effect))
         waits = [finished.outcome.delay for finished in batch if isinstance(finished.outcome, Retry)]
         if reported or any(finished.attempt.is_gated for finished in batch):
             waits.append(timedelta(0))

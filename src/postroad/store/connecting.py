@@ -66,8 +66,8 @@ async def connect(url: str, **options: Any) -> asyncpg.Connection[asyncpg.Record
     raise errors[0]
 
 
-async def open_pool(url: str, *, least: int, most: int) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool of such connections."""
+async def open_pool(url: str, *, most: int) -> asyncpg.Pool[asyncpg.Record]:
+    """A pool of up to so many of such connections, which are opened when they are needed."""
 
     async def open_one(_: str, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         return await connect(url, **options)
@@ -77,7 +77,7 @@ async def open_pool(url: str, *, least: int, most: int) -> asyncpg.Pool[asyncpg.
         url,
         connect=open_one,
         connection_class=_Pooled if is_pooled(url) else asyncpg.Connection,
-        min_size=least,
+        min_size=0,
         max_size=most,
         reset=_leave_as_it_is,
         timeout=CALL_DEADLINE_S,

@@ -79,7 +79,7 @@ class Database:
     async def connect(cls, url: str, *, connections: int = 10) -> Database:
         """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`."""
         try:
-            pool = await open_pool(url, least=1, most=connections)
+            pool = await open_pool(url, most=connections)
         except (*UNREACHABLE, ValueError) as error:
             raise _unreachable(error) from error
         database = cls(url, pool)
@@ -98,7 +98,7 @@ class Database:
     @asynccontextmanager
     async def separate(self) -> AsyncIterator[Database]:
         """A connection of its own to the same server, which nobody can keep busy."""
-        own = Database(self.url, await open_pool(self.url, least=0, most=1), trouble=self._trouble)
+        own = Database(self.url, await open_pool(self.url, most=1), trouble=self._trouble)
         try:
             yield own
         finally:
@@ -260,8 +260,7 @@ class _Trouble:
         quiet_s = self._QUIET_S if self._said_at is None else self._REPEATED_AFTER_S
         if now - (self._said_at or self._ended_at) >= quiet_s:
             self._said_at = now
-            text = "it does not answer" if isinstance(error, TimeoutError) else _first_line(error)
-            _log.warning("the database is in trouble: %s", text or type(error).__name__)
+            _log.warning("the database is in trouble: %s", _words(error))
 
     def over(self) -> None:
         if self._since is not None:
@@ -298,6 +297,15 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
                 | asyncpg.InternalClientError()
             ):
                 raise DatabaseUnavailable from error
+
+
+def _words(error: BaseException) -> str:
+    """What is wrong, for people: the server's words, or ours for what only the driver's authors understand."""
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    if isinstance(error, _OF_THE_CLIENT):
+        return "a connection was lost"
+    return _first_line(error) or type(error).__name__
 
 
 def _unreachable(error: Exception) -> Misconfigured:
