@@ -80,7 +80,7 @@ def _of_message(ledger: Ledger, message_id: str, settled: list[Settlement]) -> I
 
 def recoveries(ledger: Ledger) -> list[float]:
     """For each message that a killed process held, how many seconds after the kill its next claim came, or without the
-    audit its next receipt.
+    audit its next receipt. Of messages that have to wait for others: when it was taken back.
     """
     kills = [one for one in ledger.faults.all if one.kind is FaultKind.KILL and one.node is not None]
     killed = {one.node: one for one in kills}
@@ -96,10 +96,17 @@ def _next_claim(
 ) -> Iterator[float]:
     for earlier, later in pairwise(claims):
         fault = killed.get(earlier.node)
-        if fault is not None and not any(
-            one.lease == earlier.lease and not one.rescued for one in ledger.settlements.get(message_id, ())
-        ):
-            yield later.at - fault.began
+        if fault is None:
+            continue
+        ends = [one for one in ledger.settlements.get(message_id, ()) if one.lease == earlier.lease]
+        if all(one.rescued for one in ends):
+            back = min((one.at for one in ends), default=later.at)
+            yield (back if _waits_for_others(ledger, message_id) else later.at) - fault.began
+
+
+def _waits_for_others(ledger: Ledger, message_id: str) -> bool:
+    intent = ledger.intents.get(ledger.op_of.get(message_id, -1))
+    return intent is None or intent.queue is not None or intent.flow_key is not None
 
 
 def _next_receipt(receipts: list[Receipt], killed: dict[str | None, Fault]) -> Iterator[float]:
