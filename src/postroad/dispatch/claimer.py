@@ -61,12 +61,18 @@ class Claimer:
         if self.backlogged and self._slots.free >= min(self._slots.total // 8, _WORTH_A_CLAIM):
             self._waker.wake()
 
-    def ended(self, attempt: Attempt) -> None:
-        """An attempt is over."""
-        if self._suspect == attempt.message.id:
+    def gone(self, message_id: MessageId) -> None:
+        """A delivery is settled, or not ours any more; until then a suspect may still take the process with it.
+
+        What would be settled together with the next one would be lost with it.
+        """
+        if self._suspect == message_id:
             self._suspect = None
             self._waker.wake()  # for the next one, if there is any
-        self.slot_freed()
+
+    def abandon(self) -> None:
+        """All leases are lost."""
+        self._suspect = None
 
     async def run(self, dispatcher_id: int) -> None:
         """Claim, turn after turn, until cancelled."""

@@ -227,6 +227,7 @@ class Dispatcher:
         await self._break_off()
         self._settler.drop()
         self._held.clear()
+        self._claimer.abandon()
 
     async def _break_off(self) -> None:
         while self._tasks:
@@ -281,7 +282,7 @@ class Dispatcher:
                 finished = await self._deliver_large(attempt, profile)
         except PostroadError as error:
             # Nothing was sent: it is forgotten here, and a beat gives it back.
-            self._held.pop((message.id, attempt.lease), None)
+            self._forget([attempt])
             level = logging.DEBUG if isinstance(error, LeaseExpiredError | Unavailable) else logging.WARNING
             _log.log(level, "an attempt was not made: %s", error)
         except Exception as error:  # noqa: BLE001  a defect of ours must end as a settled attempt, not as a stuck delivery
@@ -312,10 +313,12 @@ class Dispatcher:
     def _ended(self, task: asyncio.Task[None], attempt: Attempt) -> None:
         self._tasks.discard(task)
         self._slots.release(attempt.destination)
-        self._claimer.ended(attempt)
+        self._claimer.slot_freed()
         if task.cancelled():
-            self._held.pop((attempt.message.id, attempt.lease), None)
+            self._forget([attempt])
 
-    def _forget(self, settled: Sequence[Attempt]) -> None:
-        for attempt in settled:
+    def _forget(self, attempts: Sequence[Attempt]) -> None:
+        """They are settled, or left to others."""
+        for attempt in attempts:
             self._held.pop((attempt.message.id, attempt.lease), None)
+            self._claimer.gone(attempt.message.id)
