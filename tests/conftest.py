@@ -34,11 +34,10 @@ _PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
 """Which of several processes this is that run tests, perhaps on one server."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """In one process runs what belongs together: a file, and all that counts how much of a client is used."""
-    for item in items:
-        group = item.path.parent if item.path.parent.name == "contract" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group.relative_to(item.config.rootpath))))
+    group = item.path.parent if item.path.parent.name == "contract" else item.path
+    item.add_marker(pytest.mark.xdist_group(str(group.relative_to(item.config.rootpath))))
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ class Claimer:
         leasing: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.backlogged = False
+        self._short = False
         self._database = database
         self._slots = slots
         self._waker = waker
@@ -58,7 +59,7 @@ class Claimer:
 
     def slot_freed(self) -> None:
         """Look for more work when enough of the slots are free for a claim to be worth it."""
-        if self.backlogged and self._slots.free >= min(self._slots.total // 8, _WORTH_A_CLAIM):
+        if (self.backlogged or self._short) and self._slots.free >= min(self._slots.total // 8, _WORTH_A_CLAIM):
             self._waker.wake()
 
     def gone(self, message_id: MessageId) -> None:
@@ -93,7 +94,7 @@ class Claimer:
             ahead = await deliveries.look_ahead(connection)
         for wait in ahead.later:
             self._waker.expect(wait)
-        more = self.backlogged = False
+        more = self.backlogged = self._short = False
         # Trouble with one queue or key must not keep the rest from being claimed.
         try:
             if ahead.is_entering:
@@ -114,10 +115,9 @@ class Claimer:
         async with self._database.connection() as connection:
             if limit:
                 with self._leasing():
-                    claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
-                    self._turns += 1
-                    if not claimed or self._turns % _SUSPECTS_EVERY == 0:
-                        claimed += await self._claim_suspect(connection, dispatcher_id)
+                    with self._slots.promised(limit):
+                        claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
+                    claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
                     faults.reached(Point.AFTER_CLAIM_COMMIT)
                     is_full = len(claimed) >= limit
                     self.backlogged = self.backlogged or is_full
@@ -126,15 +126,14 @@ class Claimer:
             limit = min(self._slots.fair_limit, messages.FETCH_LIMIT)
             if not limit:
                 return False
+            share, saturated = self._slots.fair_share, self._slots.saturated()
+            self._short = bool(saturated)
             with self._leasing():
-                claimed, self._rotation, ended = await deliveries.claim_fair(
-                    connection,
-                    dispatcher_id,
-                    limit,
-                    share=self._slots.fair_share,
-                    saturated=self._slots.saturated(),
-                    after=self._rotation,
-                )
+                with self._slots.promised(limit):
+                    claimed, self._rotation, ended = await deliveries.claim_fair(
+                        connection, dispatcher_id, limit, share=share, saturated=saturated, after=self._rotation
+                    )
+                claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
                 faults.reached(Point.AFTER_CLAIM_COMMIT)
                 self.backlogged = self.backlogged or bool(claimed)
                 await self._begin(connection, dispatcher_id, claimed)
@@ -153,19 +152,26 @@ class Claimer:
             self.backlogged = True
             return False
         with self._leasing():
-            async with self._database.transaction() as connection:
-                claimed, looked = await deliveries.claim_flow(
-                    connection, dispatcher_id, limit, share=share, saturated=saturated
-                )
+            with self._slots.promised(limit):
+                async with self._database.transaction() as connection:
+                    claimed, looked = await deliveries.claim_flow(
+                        connection, dispatcher_id, limit, share=share, saturated=saturated
+                    )
             faults.reached(Point.AFTER_CLAIM_COMMIT)
             async with self._database.connection() as connection:
                 await self._begin(connection, dispatcher_id, claimed)
         self.backlogged = len(claimed) >= limit
         return looked
 
-    async def _claim_suspect(self, connection: Connection, dispatcher_id: int) -> list[Claimed]:
-        """A message that has lost several dispatchers travels alone, so that it takes no other with it."""
-        if self._suspect is not None:
+    async def _claim_suspect(
+        self, connection: Connection, dispatcher_id: int, *, beside: Sequence[Claimed]
+    ) -> list[Claimed]:
+        """A message that has lost several dispatchers travels alone, so that it takes no other with it.
+
+        It is looked for when there is nothing else, and now and then when there is.
+        """
+        self._turns += 1
+        if self._suspect is not None or (beside and self._turns % _SUSPECTS_EVERY):
             return []
         claimed = await deliveries.claim_suspect(connection, dispatcher_id)
         if claimed:
@@ -181,8 +187,8 @@ class Claimer:
                 claimed = await deliveries.claim_suspect_flow(connection, dispatcher_id)
             faults.reached(Point.AFTER_CLAIM_COMMIT)
             if claimed:
-                self._suspect = claimed[0].id
                 async with self._database.connection() as connection:
+                    self._suspect = claimed[0].id
                     await self._begin(connection, dispatcher_id, claimed)
 
     async def _begin(self, connection: Connection, dispatcher_id: int, claimed: Sequence[Claimed]) -> None:

@@ -214,6 +214,7 @@ class Dispatcher:
         self._beats.set()
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._beat(self.id))
+            loops.create_task(self._return_strays(self.id))
             loops.create_task(self._claimer.run(self.id))
             loops.create_task(self._settler.run(self.id))
             loops.create_task(self._janitor.run(self.id))
@@ -236,7 +237,7 @@ class Dispatcher:
             await asyncio.wait(self._tasks)
 
     async def _beat(self, dispatcher_id: int) -> None:
-        """Stay alive, and give back what is leased to this dispatcher but not in its memory."""
+        """Stay alive."""
         async with self._database.separate() as own:
             while not self._signed_off:
                 await asyncio.sleep(BEAT_EVERY_S)
@@ -246,16 +247,27 @@ class Dispatcher:
                         if not await dispatchers.beat(connection, dispatcher_id):
                             raise DeclaredDeadError
                         self._pulse.beaten(begun)
-                    async with own.transaction() as connection:
-                        strays = await deliveries.give_back(
-                            connection, dispatcher_id, list(self._held), older_than=self._stray_age()
-                        )
                 except PostroadError as error:
                     _log.debug("the dispatcher could not beat: %s", error)
-                    continue
-                if strays:
-                    _log.warning("%d deliveries whose lease was never confirmed are given back", strays)
-                    self._waker.wake()
+
+    async def _return_strays(self, dispatcher_id: int) -> None:
+        """Give back what is leased to this dispatcher but not in its memory.
+
+        It may have to wait for the locks of queues and keys, for which no beat should wait.
+        """
+        while not self._signed_off:
+            await asyncio.sleep(BEAT_EVERY_S)
+            try:
+                async with self._database.transaction() as connection:
+                    strays = await deliveries.give_back(
+                        connection, dispatcher_id, list(self._held), older_than=self._stray_age()
+                    )
+            except PostroadError as error:
+                _log.debug("nothing could be given back: %s", error)
+                continue
+            if strays:
+                _log.warning("%d deliveries whose lease was never confirmed are given back", strays)
+                self._waker.wake()
 
     def _stray_age(self) -> timedelta:
         oldest = min(self._leasing, default=None)

@@ -16,7 +16,7 @@ class Pulse:
         self._reach_s = reach.total_seconds()
         self._settled_s = 2 * every.total_seconds()
         self._beaten_at = monotonic()
-        self._steady_at = self._beaten_at
+        self._steady_at = self._beaten_at + self._settled_s
 
     def beaten(self, at: float) -> None:
         """A beat that was begun at this instant has been stored."""
@@ -34,6 +34,7 @@ class Pulse:
         """Whoever is silent is dead.
 
         Where this dispatcher could not beat for a while itself, because the database was away or all processes stood
-        still, the others could not either: they get the time to do so before anything is taken from them.
+        still, the others could not either: they get the time to do so before anything is taken from them. A new one
+        does not know what was before, and waits as well.
         """
         return self.may_send and monotonic() >= self._steady_at

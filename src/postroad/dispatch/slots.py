@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Slots:
     """Counts deliveries in progress.
@@ -13,6 +16,7 @@ class Slots:
     def __init__(self, total: int) -> None:
         self.total = total
         self.in_use = 0
+        self._promised = 0
         self._of: dict[int, int] = {}
 
     def reserve(self, destination: int) -> bool:
@@ -36,6 +40,15 @@ class Slots:
         else:
             del self._of[destination]
 
+    @contextmanager
+    def promised(self, count: int) -> Iterator[None]:
+        """While a claim of so many is under way, nobody else takes what it may bring."""
+        self._promised += count
+        try:
+            yield
+        finally:
+            self._promised -= count
+
     @property
     def open_to_any(self) -> int:
         """Slots that one claim may fill, whoever they are for: no destination then holds more than are free."""
@@ -44,12 +57,12 @@ class Slots:
     @property
     def free(self) -> int:
         """Free slots altogether."""
-        return self.total - self.in_use
+        return self.total - self.in_use - self._promised
 
     @property
     def fair_limit(self) -> int:
         """Slots that a claim may fill which takes a little for each destination."""
-        return (self.free + 1) // 2
+        return max(0, self.free + 1) // 2
 
     @property
     def fair_share(self) -> int:

@@ -41,7 +41,7 @@ _SESSION = {
 
 def is_pooled(url: str) -> bool:
     """Whether the URL says that it leads to a pooler in transaction mode."""
-    return dict(parse_qsl(urlsplit(url).query)).get(POOLER) == "true"
+    return dict(parse_qsl(urlsplit(url).query)).get(POOLER, "").lower() in {"true", "yes", "on", "1"}
 
 
 async def connect(url: str, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
@@ -89,7 +89,9 @@ async def open_pool(url: str, *, most: int) -> asyncpg.Pool[asyncpg.Record]:
 
 def sqlalchemy_engine(url: str) -> AsyncEngine:
     """For migrations, which are SQLAlchemy's: an engine whose connections are such, each new."""
-    return create_async_engine("postgresql+asyncpg://", async_creator=partial(connect, url), poolclass=NullPool)
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=partial(connect, url, command_timeout=None), poolclass=NullPool
+    )
 
 
 _last_good: dict[str, str] = {}

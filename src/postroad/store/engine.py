@@ -86,9 +86,14 @@ class Database:
         try:
             async with database.connection() as connection:
                 await check_fitness(connection)
-        except PostroadError:
+        except PostroadError as error:
             await database.close()
+            if isinstance(error, DatabaseUnavailable):
+                raise _unreachable(error.__cause__ or error) from error
             raise
+        except (asyncpg.SyntaxOrAccessError, ValueError) as error:
+            await database.close()
+            raise _unreachable(error) from error
         return database
 
     def limited(self, connections: int) -> Database:
@@ -176,14 +181,15 @@ class Database:
             async with self._pool.acquire(timeout=CALL_DEADLINE_S) as connection:
                 try:
                     yield connection
-                except (*_AWAY, OutcomeUnknown) as error:
-                    if isinstance(error.__cause__ or error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
+                except (*_LOST, asyncpg.ReadOnlySQLTransactionError, OutcomeUnknown) as error:
+                    if isinstance(_cause(error), TimeoutError | asyncpg.ReadOnlySQLTransactionError):
                         # Whatever else leads to this server is not to be waited for, one connection after the other.
                         await self._pool.expire_connections()
                         connection.terminate()
                     raise
-        except (*_AWAY, OutcomeUnknown) as error:
-            self._trouble.noticed(error.__cause__ or error)
+        except (*_LOST, asyncpg.PostgresError, OutcomeUnknown) as error:
+            if _is_trouble(error):
+                self._trouble.noticed(_cause(error))
             raise
         else:
             self._trouble.over()
@@ -238,8 +244,21 @@ _LOST = (OSError, TimeoutError, asyncpg.PostgresConnectionError, *_OF_THE_CLIENT
 """What leaves it open whether a commit took place."""
 
 
-_AWAY = (*_LOST, asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError, asyncpg.PostgresIOError)
-"""What says that the database is in trouble, and not that one statement is."""
+def _is_trouble(error: Exception) -> bool:
+    """Whether an operator should know: it is no refused value, and nothing that goes well when it is repeated."""
+    match error:
+        case asyncpg.CheckViolationError(constraint_name=None):
+            return True
+        case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError() | asyncpg.DataError():
+            return False
+        case asyncpg.IntegrityConstraintViolationError() | asyncpg.SyntaxOrAccessError():
+            return False
+    return True
+
+
+def _cause(error: Exception) -> BaseException:
+    """What was behind an unknown outcome, else the error itself."""
+    return error.__cause__ or error if isinstance(error, OutcomeUnknown) else error
 
 
 class _Trouble:
@@ -308,7 +327,7 @@ def _words(error: BaseException) -> str:
     return _first_line(error) or type(error).__name__
 
 
-def _unreachable(error: Exception) -> Misconfigured:
+def _unreachable(error: BaseException) -> Misconfigured:
     return Misconfigured(f"cannot connect to the database: {_first_line(error) or 'no answer in time'}")
 
 

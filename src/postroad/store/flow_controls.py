@@ -117,7 +117,8 @@ async def wake_sleepers(connection: Connection) -> list[int]:
         update flow_keys k set wake_at = now()
         where not paused and wake_at > now() + interval '5 s'
           and exists (select from deliveries d
-                      where d.flow_key_id = k.id and d.state = 1 and d.due_at < now() - interval '5 s')
+                      where d.flow_key_id = k.id and d.state = 1 and d.due_at < now() - interval '5 s'
+                        and d.unsettled_claims < 2)
           and (parallelism is null or parallelism > (
                 select count(*) from deliveries d where d.flow_key_id = k.id and d.state = 2))
           and (rate is null or period_start is null or period_start + period <= now() or period_count < rate)

@@ -2,7 +2,8 @@
 with suspected as materialized (
   select d.flow_key_id from deliveries d join flow_keys k on k.id = d.flow_key_id
   where d.state = 1 and d.unsettled_claims >= 2 and d.due_at <= now() and not k.paused
-  order by d.due_at limit $1),
+    and (k.rate is null or k.period_start is null or k.period_start + k.period <= now() or k.period_count < k.rate)
+  group by d.flow_key_id order by min(d.due_at) limit $1),
 capped as materialized (
   select id from tenants
   where parallelism is not null
