@@ -88,10 +88,10 @@ class Janitor:
     async def rescue(self, dispatcher_id: int) -> None:
         """Give the deliveries of dispatchers that stopped beating, oneself aside, back to everybody."""
         async with self._database.connection() as connection:
-            if not await dispatchers.any_dead(connection, dispatcher_id) or not self._may_rescue():
+            if not await dispatchers.any_dead(connection, dispatcher_id):
                 return
         async with self._database.transaction() as connection:
-            dead = await deliveries.lock_dead(connection, dispatcher_id)
+            dead = await deliveries.lock_dead(connection, dispatcher_id, declared=not self._may_rescue())
             if not dead:
                 return
             count = 0

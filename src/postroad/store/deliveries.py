@@ -316,9 +316,12 @@ async def give_back(
     return len(rows)
 
 
-async def lock_dead(connection: Connection, but: int) -> list[int]:
-    """Dispatchers that stopped beating, oneself aside, locked so that no lease can be born for them."""
-    return [row["id"] for row in await connection.fetch(_LOCK_DEAD, but)]
+async def lock_dead(connection: Connection, but: int, *, declared: bool = False) -> list[int]:
+    """Dispatchers that stopped beating, oneself aside, locked so that no lease can be born for them.
+
+    With `declared`, only those that `dispatchers.declare_all_dead` has named.
+    """
+    return [row["id"] for row in await connection.fetch(_LOCK_DEAD, but, declared)]
 
 
 async def rescue(connection: Connection, dead: Sequence[int]) -> list[Rescued]:
