@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import httpx
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from postroad import dev
 from postroad.app import Node, listen
@@ -34,10 +35,17 @@ _PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
 """Which of several processes this is that run tests, perhaps on one server."""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+class _Together(LoadScopeScheduling):  # type: ignore[misc]  # untyped there
     """In one process runs what belongs together: a file, and all that counts how much of a client is used."""
-    group = item.path.parent if item.path.parent.name == "contract" else item.path
-    item.add_marker(pytest.mark.xdist_group(str(group.relative_to(item.config.rootpath))))
+
+    def _split_scope(self, nodeid: str) -> str:
+        directory, _, _ = nodeid.partition("contract/")
+        return f"{directory}contract" if directory != nodeid else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """How tests are shared out over processes."""
+    return _Together(config, log)
 
 
 @pytest.fixture(scope="session")
