@@ -111,6 +111,8 @@ class Scene:
         self.cluster = Cluster(directory / "nodes", nodes=nodes, seed=1, settings=self._settings)
         self._file = directory / "scene.jsonl"
         self._journal = Journal(self._file)
+        self._scripted: set[str] = set()
+        self._written = 0
 
     async def start(self, number: int, environment: Mapping[str, str] | None = None, *, may_die: bool = False) -> Node:
         """Start a node with more in its environment, and wait until it is ready; or dead, if it may die."""
@@ -167,6 +169,7 @@ class Scene:
 
     def answer(self, path: str, *replies: Reply) -> None:
         """Have the receiver answer like this on a path, and write down what arrives there."""
+        self._scripted.add(path)
         self.receiver.script(path, *(self._mood(reply) for reply in replies or (Reply(),)))
 
     async def time_passes(self, delta: timedelta) -> None:
@@ -224,6 +227,11 @@ class Scene:
 
     async def history(self, node: Node | Running, schedules: Sequence[Schedule] = ()) -> History:
         """All that happened, as a node that works tells it."""
+        # What has arrived is written down when it is answered: by now, or never.
+        for _ in range(100):
+            if self._unwritten() <= 0:
+                break
+            await asyncio.sleep(0.02)
         self._journal.flush()
         history = await collect.collect(
             node.url, TOKEN, self.database_url, seed=1, journals=[self._file], nodes=self.cluster.names,
@@ -233,12 +241,16 @@ class Scene:
         history.intents = [replace(one, at=one.at - moved_s) if one.delay else one for one in history.intents]
         return history
 
+    def _unwritten(self) -> int:
+        return sum(one.path in self._scripted for one in self.receiver.requests()) - self._written
+
     def _mood(self, reply: Reply) -> Mood:
         async def play(stage: Stage) -> None:
             request: Received = stage.request
             if reply.gate is not None:
                 await reply.gate.wait()
             self._journal.add(_receipt(request, None if stage.is_gone else reply.status))
+            self._written += 1
             await stage.play(status(reply.status))
 
         return Mood(play)

@@ -256,7 +256,8 @@ async def test_two_nodes_never_claim_one_delivery(
         found = await verdict(play, b)
 
     assert len(receiver.requests("/m/1")) == (1 if is_mended else 2)
-    assert found.counts.get(Kind.RETRIED, 0) == (0 if is_mended else 1)
+    # Which of the two it is depends on whether the first answer was written before the second request came.
+    assert bool({Kind.RETRIED, Kind.DUPLICATE} & set(found.counts)) != is_mended, found.violations
     assert found.is_clean == is_mended, found.violations
 
 
