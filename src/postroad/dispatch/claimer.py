@@ -117,7 +117,7 @@ class Claimer:
                 with self._leasing():
                     with self._slots.promised(limit):
                         claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
-                    claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
+                        claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
                     faults.reached(Point.AFTER_CLAIM_COMMIT)
                     is_full = len(claimed) >= limit
                     self.backlogged = self.backlogged or is_full
@@ -133,7 +133,7 @@ class Claimer:
                     claimed, self._rotation, ended = await deliveries.claim_fair(
                         connection, dispatcher_id, limit, share=share, saturated=saturated, after=self._rotation
                     )
-                claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
+                    claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
                 faults.reached(Point.AFTER_CLAIM_COMMIT)
                 self.backlogged = self.backlogged or bool(claimed)
                 await self._begin(connection, dispatcher_id, claimed)
