@@ -110,7 +110,7 @@ async def pauses(options: Options) -> Result:
     """Nodes are halted until about when others take over, or for longer, and then go on as if nothing had been."""
     setup = _setup(options, rate=150, profile="full", receiver="chaotic")
     # Most go on while their work is in the hands of others: later, it is done, and a late result meets nothing.
-    habits = Habits({Act.PAUSE: 1}, mean_gap_s=5.0, pauses_s=(9.5, 14.0))
+    habits = Habits({Act.PAUSE: 1}, mean_gap_s=5.0, pauses_s=(10.5, 14.0))
     return await perform("pauses", setup, habits, count=options.count or 10, figures=_of_pauses)
 
 
