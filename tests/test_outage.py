@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from postroad.dispatch import dispatcher, janitor, pulse
+from postroad.dispatch import janitor, pulse
 from postroad.dispatch.pulse import Pulse
 from postroad.store import dispatchers
+from postroad.store.engine import Connection
 from tests.conftest import eventually, running
 from tests.proxy import DatabaseProxy
 from tests.receiver import Receiver, hold, ok
@@ -21,7 +22,7 @@ async def test_what_is_on_the_wire_survives_an_outage(
 ) -> None:
     """Two nodes with attempts in progress. Neither can beat; neither takes from the other what that still holds."""
     monkeypatch.setattr(dispatchers, "ALIVE_FOR", timedelta(seconds=2))
-    monkeypatch.setattr(dispatcher, "BEAT_EVERY_S", 0.4)
+    monkeypatch.setattr(dispatchers, "BEAT_EVERY", timedelta(seconds=0.4))
     monkeypatch.setattr(janitor, "RESCUE_EVERY_S", 0.05)
     gate = asyncio.Event()
     receiver.script("/", hold(gate, ok()))
@@ -53,42 +54,77 @@ async def test_what_is_on_the_wire_survives_an_outage(
     assert len(receiver.requests()) == 20
 
 
-class TestPulse:
-    """By a clock of the test's own."""
+def test_a_pulse_reaches_as_far_as_its_last_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(pulse, "monotonic", lambda: now[0])
+    beating = Pulse(reach=timedelta(seconds=10))
+
+    now[0] = 109.9
+    assert beating.may_send
+    now[0] = 110.0
+    assert not beating.may_send
+    beating.beaten(104.0)
+    assert beating.may_send
+
+
+class TestWitnesses:
+    """Who is silent is dead where somebody else beat meanwhile. Seconds count back from now; a beat reaches 10."""
 
     @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        now = [100.0]
-        monkeypatch.setattr(pulse, "monotonic", lambda: now[0])
-        return now
+    async def silent(self, connection: Connection) -> int:
+        """Its last beat was eleven seconds ago."""
+        return await beats(connection, since=100, last=11)
 
-    @pytest.fixture
-    def beating(self, clock: list[float]) -> Pulse:
-        return Pulse(reach=timedelta(seconds=10), every=timedelta(seconds=3))
+    async def test_one_that_beats_and_has_done_so_for_two_beats(self, connection: Connection, silent: int) -> None:
+        await beats(connection, since=100, last=1)
+        assert await dispatchers.lock_dead(connection, but=0) == [silent]
 
-    def test_it_may_send_as_far_as_a_beat_reaches(self, clock: list[float], beating: Pulse) -> None:
-        clock[0] = 109.9
-        assert beating.may_send
-        clock[0] = 110.0
-        assert not beating.may_send
-        beating.beaten(104.0)
-        assert beating.may_send
+    async def test_a_new_one_that_was_there_early_enough(self, connection: Connection, silent: int) -> None:
+        await beats(connection, since=6.5, last=1)
+        assert await dispatchers.lock_dead(connection, but=0) == [silent]
 
-    def test_it_rescues_soon_after_its_start_and_while_it_beats(self, clock: list[float], beating: Pulse) -> None:
-        """What was before its start it cannot know."""
-        assert not beating.may_rescue
-        for now in (106.0, 109.0, 115.0):
-            clock[0] = now
-            beating.beaten(now)
-            assert beating.may_rescue
+    async def test_one_that_died_since(self, connection: Connection, silent: int) -> None:
+        await beats(connection, since=9, last=6.5)
+        assert await dispatchers.lock_dead(connection, but=0) == [silent]
 
-    def test_after_a_gap_others_get_time_to_beat(self, clock: list[float], beating: Pulse) -> None:
-        clock[0] = 111.0
-        assert not beating.may_rescue
-        beating.beaten(111.0)
-        assert beating.may_send
-        assert not beating.may_rescue
-        clock[0] = 116.9
-        assert not beating.may_rescue
-        clock[0] = 117.0
-        assert beating.may_rescue
+    async def test_nobody(self, connection: Connection, silent: int) -> None:
+        assert await dispatchers.lock_dead(connection, but=0) == []
+
+    async def test_not_one_that_has_only_begun(self, connection: Connection, silent: int) -> None:
+        """The database may have come back a moment before."""
+        await beats(connection, since=5.5, last=0)
+        assert await dispatchers.lock_dead(connection, but=0) == []
+
+    async def test_not_one_that_fell_silent_about_the_same_time(self, connection: Connection, silent: int) -> None:
+        await beats(connection, since=100, last=7.5)
+        assert await dispatchers.lock_dead(connection, but=0) == []
+
+    async def test_one_that_missed_as_much_itself_begins_anew(self, connection: Connection, silent: int) -> None:
+        other = await beats(connection, since=100, last=10.5)
+        assert await dispatchers.beat(connection, other)
+        assert await dispatchers.lock_dead(connection, but=0) == []
+
+    async def test_one_that_beats_in_time_goes_on(self, connection: Connection, silent: int) -> None:
+        other = await beats(connection, since=100, last=9)
+        assert await dispatchers.beat(connection, other)
+        assert await dispatchers.lock_dead(connection, but=other) == [silent]
+
+    async def test_nobody_is_needed_for_one_that_was_declared_dead(self, connection: Connection, silent: int) -> None:
+        await dispatchers.declare_all_dead(connection)
+        assert await dispatchers.lock_dead(connection, but=0) == [silent]
+
+
+async def beats(connection: Connection, *, since: float, last: float) -> int:
+    """A dispatcher that has beaten without a gap since so many seconds ago, at last so many seconds ago."""
+    name = await dispatchers.register(connection, "test")
+    await connection.execute(
+        """
+        update dispatchers set steady_since = now() - make_interval(secs => $2),
+          alive_until = now() - make_interval(secs => $3) + $4::interval where id = $1
+        """,
+        name,
+        since,
+        last,
+        dispatchers.ALIVE_FOR,
+    )
+    return name

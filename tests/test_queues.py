@@ -369,11 +369,11 @@ async def test_what_a_dead_dispatcher_held_of_a_queue_goes_before_what_comes_aft
     me = await dispatchers.register(connection, "me")
     await insert(connection, [a_new_message(queue="q") for _ in range(2)], dispatcher_id=None, window=timedelta(1))
     [first] = await deliveries.claim_due(connection, me, 10)
-    await connection.execute("update dispatchers set alive_until = now() - interval '1 s' where id = $1", me)
+    await connection.execute("update dispatchers set alive_until = '-infinity' where id = $1", me)
     other = await dispatchers.register(connection, "other")
 
     async with connection.transaction():
-        dead = await deliveries.lock_dead(connection, other)
+        dead = await dispatchers.lock_dead(connection, other)
         await deliveries.release(connection, await deliveries.rescue(connection, dead))
 
     assert [one.id for one in await deliveries.claim_due(connection, other, 10)] == [first.id]

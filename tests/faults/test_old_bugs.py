@@ -31,8 +31,8 @@ ROOM_S = 15
 
 BEATS_LATE = Change(
     "dispatch/dispatcher.py",
-    "                await asyncio.sleep(BEAT_EVERY_S)\n",
-    "                await asyncio.sleep(BEAT_EVERY_S)\n"
+    "                await asyncio.sleep(dispatchers.BEAT_EVERY.total_seconds())\n",
+    "                await asyncio.sleep(dispatchers.BEAT_EVERY.total_seconds())\n"
     "                await asyncio.sleep(0 if self._pulse.may_send else 20)\n",
 )
 """A process that stood still tries to settle before it can learn that it was declared dead."""

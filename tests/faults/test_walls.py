@@ -188,7 +188,7 @@ async def rescued(held: Held) -> None:
     """It was declared dead, and what it held waits for anybody."""
     await die(held.connection, held.me)
     async with held.connection.transaction():
-        dead = await deliveries.lock_dead(held.connection, await register(held.connection))
+        dead = await dispatchers.lock_dead(held.connection, await register(held.connection))
         assert dead == [held.me]
         assert len(await deliveries.rescue(held.connection, dead)) == 1
         await dispatchers.forget(held.connection, dead)
@@ -271,7 +271,7 @@ async def test_a_settlement_that_waited_for_a_rescue_changes_nothing(
     async with database.connection() as own, held.connection.transaction():
         rescuer = await register(held.connection)
         await die(held.connection, held.me)
-        await deliveries.rescue(held.connection, await deliveries.lock_dead(held.connection, rescuer))
+        await deliveries.rescue(held.connection, await dispatchers.lock_dead(held.connection, rescuer))
         if takes_over:
             await held.claim_again(rescuer)
         late = asyncio.create_task(deliveries.settle(own, held.me, [held.settlement(Ended.DELIVERED)]))
@@ -290,7 +290,7 @@ async def test_a_rescue_that_waited_for_a_settlement_takes_nothing(held: Held, d
 
     async def rescue() -> int:
         async with database.transaction() as own:
-            return len(await deliveries.rescue(own, await deliveries.lock_dead(own, rescuer)))
+            return len(await deliveries.rescue(own, await dispatchers.lock_dead(own, rescuer)))
 
     async with held.connection.transaction():
         assert len(await deliveries.settle(held.connection, held.me, [held.settlement(Ended.DELIVERED)])) == 1
@@ -305,10 +305,10 @@ async def test_a_rescue_takes_from_the_silent_alone(held: Held) -> None:
     """Neither from the living nor from oneself; and what somebody else has claimed since, not a second time."""
     other = await register(held.connection)
     async with held.connection.transaction():
-        assert await deliveries.lock_dead(held.connection, other) == []
+        assert await dispatchers.lock_dead(held.connection, other) == []
         await die(held.connection, held.me)
-        assert await deliveries.lock_dead(held.connection, held.me) == []
-        assert await deliveries.lock_dead(held.connection, other) == [held.me]
+        assert await dispatchers.lock_dead(held.connection, held.me) == []
+        assert await dispatchers.lock_dead(held.connection, other) == [held.me]
         assert len(await deliveries.rescue(held.connection, [held.me])) == 1
     await held.claim_again(other)
     before = await everything(held.connection)
@@ -372,7 +372,7 @@ async def test_who_is_silent_gets_no_lease(held: Held, *, is_forgotten: bool) ->
 
 async def die(connection: Connection, dispatcher_id: int) -> None:
     """Be silent for longer than a beat reaches."""
-    await connection.execute("update dispatchers set alive_until = now() - interval '1 s' where id = $1", dispatcher_id)
+    await connection.execute("update dispatchers set alive_until = '-infinity' where id = $1", dispatcher_id)
 
 
 async def somebody_waits(database: Database) -> None:

@@ -26,7 +26,7 @@ async def store(connection: Connection, *news: NewMessage, dispatcher_id: int | 
 
 
 async def dead(connection: Connection, dispatcher_id: int) -> None:
-    await connection.execute("update dispatchers set alive_until = now() - interval '1 s' where id = $1", dispatcher_id)
+    await connection.execute("update dispatchers set alive_until = '-infinity' where id = $1", dispatcher_id)
 
 
 def settlement(claimed: Any, ended: Ended = Ended.DELIVERED, **given: Any) -> Settlement:
@@ -137,11 +137,11 @@ async def test_rescue_takes_from_the_dead_and_logs_the_lost_attempt(connection: 
     await store(connection, a_new_message())
     [claimed] = await deliveries.claim_due(connection, me, 1)
     other = await dispatchers.register(connection, "other")
-    assert await deliveries.lock_dead(connection, 0) == []
+    assert await dispatchers.lock_dead(connection, 0) == []
     await dead(connection, me)
 
     async with connection.transaction():
-        gone = await deliveries.lock_dead(connection, 0)
+        gone = await dispatchers.lock_dead(connection, 0)
         [rescued] = await deliveries.rescue(connection, gone)
         assert await deliveries.rescue(connection, gone) == []
         await dispatchers.forget(connection, gone)
@@ -162,7 +162,7 @@ async def test_a_message_that_loses_five_dispatchers_is_buried(connection: Conne
         assert len(await claim) == 1
         await dead(connection, me)
         async with connection.transaction():
-            gone = await deliveries.lock_dead(connection, 0)
+            gone = await dispatchers.lock_dead(connection, 0)
             [rescued] = await deliveries.rescue(connection, gone)
             await dispatchers.forget(connection, gone)
 
@@ -217,11 +217,11 @@ async def test_signing_off_leaves_nothing_leased(connection: Connection, me: int
 
 async def test_a_late_beat_counts_as_long_as_nobody_has_rescued(connection: Connection, me: int) -> None:
     await dead(connection, me)
-    assert await deliveries.lock_dead(connection, me) == [], "nobody declares itself dead"
+    assert await dispatchers.lock_dead(connection, me) == [], "nobody declares itself dead"
 
     assert await dispatchers.beat(connection, me)
 
-    assert await deliveries.lock_dead(connection, 0) == []
+    assert await dispatchers.lock_dead(connection, 0) == []
 
 
 async def test_who_has_lost_two_dispatchers_is_claimed_alone(connection: Connection, me: int) -> None:

@@ -30,7 +30,6 @@ from postroad.store.engine import Database
 from postroad.store.retention import Retention
 from postroad.tenancy import Tenancy
 
-BEAT_EVERY_S = 3.0
 STRAY_AFTER = timedelta(seconds=5)
 _LARGE_BODIES = 64
 _RESTART_PAUSE_S = 1.0
@@ -85,7 +84,6 @@ class Dispatcher:
             publisher=publisher,
             retention=retention,
             expect=self.expect,
-            may_rescue=lambda: self._pulse.may_rescue,
         )
         self._scheduler = Scheduler(
             database=database, publisher=publisher, catch_up=schedule_catch_up, expect=self.expect
@@ -98,7 +96,7 @@ class Dispatcher:
             may_claim=lambda: not self._stopping and not self._settler.is_full,
             leasing=self.leasing,
         )
-        self._pulse = Pulse(reach=dispatchers.ALIVE_FOR, every=timedelta(seconds=BEAT_EVERY_S))
+        self._pulse = Pulse(reach=dispatchers.ALIVE_FOR)
         self._stopping = False
         self._signed_off = False
         self._beats = asyncio.Event()
@@ -209,7 +207,7 @@ class Dispatcher:
 
     async def _live(self) -> None:
         async with self._database.connection() as connection:
-            self._pulse = Pulse(reach=dispatchers.ALIVE_FOR, every=timedelta(seconds=BEAT_EVERY_S))
+            self._pulse = Pulse(reach=dispatchers.ALIVE_FOR)
             self.id = await dispatchers.register(connection, socket.gethostname())
         self._beats.set()
         async with asyncio.TaskGroup() as loops:
@@ -240,7 +238,7 @@ class Dispatcher:
         """Stay alive."""
         async with self._database.separate() as own:
             while not self._signed_off:
-                await asyncio.sleep(BEAT_EVERY_S)
+                await asyncio.sleep(dispatchers.BEAT_EVERY.total_seconds())
                 try:
                     async with own.connection() as connection:
                         begun = monotonic()
@@ -256,7 +254,7 @@ class Dispatcher:
         It may have to wait for the locks of queues and keys, for which no beat should wait.
         """
         while not self._signed_off:
-            await asyncio.sleep(BEAT_EVERY_S)
+            await asyncio.sleep(dispatchers.BEAT_EVERY.total_seconds())
             try:
                 async with self._database.transaction() as connection:
                     strays = await deliveries.give_back(

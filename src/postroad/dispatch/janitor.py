@@ -63,9 +63,7 @@ class Janitor:
         publisher: Publisher,
         retention: Retention,
         expect: Callable[[timedelta], None],
-        may_rescue: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._may_rescue = may_rescue
         self._database = database
         self._publisher = publisher
         self._retention = retention
@@ -91,7 +89,7 @@ class Janitor:
             if not await dispatchers.any_dead(connection, dispatcher_id):
                 return
         async with self._database.transaction() as connection:
-            dead = await deliveries.lock_dead(connection, dispatcher_id, declared=not self._may_rescue())
+            dead = await dispatchers.lock_dead(connection, dispatcher_id)
             if not dead:
                 return
             count = 0

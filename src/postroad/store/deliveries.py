@@ -24,7 +24,6 @@ _LOCK_QUEUES = statement("lock_queues")
 _RELEASE = statement("release")
 _WAKE_FLOW = statement("wake_flow")
 _CANCEL = statement("cancel")
-_LOCK_DEAD = statement("lock_dead")
 _RESCUE = statement("rescue")
 _GIVE_BACK = statement("give_back")
 
@@ -316,16 +315,8 @@ async def give_back(
     return len(rows)
 
 
-async def lock_dead(connection: Connection, but: int, *, declared: bool = False) -> list[int]:
-    """Dispatchers that stopped beating, oneself aside, locked so that no lease can be born for them.
-
-    With `declared`, only those that `dispatchers.declare_all_dead` has named.
-    """
-    return [row["id"] for row in await connection.fetch(_LOCK_DEAD, but, declared)]
-
-
 async def rescue(connection: Connection, dead: Sequence[int]) -> list[Rescued]:
-    """Take up to 1,000 deliveries from dead dispatchers that lock_dead returned in this transaction."""
+    """Take up to 1,000 deliveries from dead dispatchers that `dispatchers.lock_dead` returned in this transaction."""
     rows = await connection.fetch(_RESCUE, dead)
     return [
         Rescued(

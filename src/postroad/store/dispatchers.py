@@ -7,13 +7,15 @@ from datetime import timedelta
 from secrets import randbits
 
 from postroad.store import deliveries
-from postroad.store.engine import Connection, affected
+from postroad.store.engine import Connection, affected, statement
 
 ALIVE_FOR = timedelta(seconds=10)
 """How far a beat reaches. A dispatcher that has not beaten for this long is rescued from."""
 
+BEAT_EVERY = timedelta(seconds=3)
 
 _ID_BITS = 62
+_LOCK_DEAD = statement("lock_dead")
 
 
 async def register(connection: Connection, node: str) -> int:
@@ -37,10 +39,17 @@ async def beat(connection: Connection, dispatcher_id: int) -> bool:
     """Stay alive. False when the dispatcher was declared dead: it holds nothing any more and has to start over.
 
     Rescue deletes the row in the transaction that takes the deliveries: as long as there is a row, nothing was taken,
-    however late the beat is.
+    however late the beat is. A gap as long as a beat reaches is written down: whoever could not beat himself is no
+    witness that others could.
     """
     status = await connection.execute(
-        "update dispatchers set alive_until = now() + $2::interval where id = $1", dispatcher_id, ALIVE_FOR
+        """
+        update dispatchers set alive_until = now() + $2::interval,
+          steady_since = case when alive_until < now() then now() else steady_since end
+        where id = $1
+        """,
+        dispatcher_id,
+        ALIVE_FOR,
     )
     return affected(status) == 1
 
@@ -53,6 +62,11 @@ async def sign_off(connection: Connection, dispatcher_id: int) -> None:
     await connection.fetch("select id from dispatchers where id = $1 for update", dispatcher_id)
     await deliveries.give_back(connection, dispatcher_id)
     await forget(connection, [dispatcher_id])
+
+
+async def lock_dead(connection: Connection, but: int) -> list[int]:
+    """Those that stopped beating though they could, oneself aside, locked so that no lease can be born for them."""
+    return [row["id"] for row in await connection.fetch(_LOCK_DEAD, but, ALIVE_FOR, BEAT_EVERY)]
 
 
 async def forget(connection: Connection, dispatcher_ids: Sequence[int]) -> None:

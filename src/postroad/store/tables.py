@@ -232,6 +232,7 @@ dispatchers = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("node", Text),
     Column("alive_until", Instant, nullable=False),
+    Column("steady_since", Instant, nullable=False, server_default=func.now()),
 )
 
 queues = Table(
