@@ -360,7 +360,7 @@ async def test_who_is_silent_gets_no_lease(held: Held, *, is_forgotten: bool) ->
     before = await everything(connection)
 
     assert await deliveries.claim_due(connection, me, 10) == []
-    assert await deliveries.claim_suspect(connection, me) == []
+    assert await deliveries.claim_suspects(connection, me, 16) == []
     claimed, _, _ = await deliveries.claim_fair(connection, me, 10, share=5, saturated=[], after=FIRST_DESTINATION)
     assert claimed == []
 

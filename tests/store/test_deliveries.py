@@ -88,7 +88,7 @@ async def test_a_dead_dispatcher_gets_no_lease_by_any_way(connection: Connection
     assert await deliveries.claim_due(connection, me, 10) == []
     claimed, _, _ = await deliveries.claim_fair(connection, me, 10, share=5, saturated=[], after=FIRST_DESTINATION)
     assert claimed == []
-    assert await deliveries.claim_suspect(connection, me) == []
+    assert await deliveries.claim_suspects(connection, me, 16) == []
 
 
 async def test_a_hand_over_is_leased_as_it_is_stored(connection: Connection, me: int) -> None:
@@ -158,7 +158,7 @@ async def test_a_message_that_loses_five_dispatchers_is_buried(connection: Conne
     await store(connection, a_new_message())
     for n in range(5):
         me = await dispatchers.register(connection, "doomed")
-        claim = deliveries.claim_suspect(connection, me) if n > 1 else deliveries.claim_due(connection, me, 1)
+        claim = deliveries.claim_suspects(connection, me, 16) if n > 1 else deliveries.claim_due(connection, me, 1)
         assert len(await claim) == 1
         await dead(connection, me)
         async with connection.transaction():
@@ -224,16 +224,30 @@ async def test_a_late_beat_counts_as_long_as_nobody_has_rescued(connection: Conn
     assert await dispatchers.lock_dead(connection, 0) == []
 
 
-async def test_who_has_lost_two_dispatchers_is_claimed_alone(connection: Connection, me: int) -> None:
-    await store(connection, *(a_new_message() for _ in range(5)))
-    await connection.execute(
-        "update deliveries set unsettled_claims = 2 where id in (select id from deliveries order by id limit 2)"
-    )
+async def test_who_has_lost_two_dispatchers_travels_in_a_group_and_who_has_lost_more_alone(
+    connection: Connection, me: int
+) -> None:
+    news = [a_new_message() for _ in range(8)]
+    await store(connection, *news)
+    ids = [new.message.id for new in news]
+    for message_id, lost in zip(ids, (0, 2, 2, 3, 2, 4, 1, 2), strict=True):
+        # Each is due a little later than the one before.
+        await connection.execute(
+            "update deliveries set unsettled_claims = $2, due_at = now() - $3::interval where id = $1",
+            message_id,
+            lost,
+            timedelta(seconds=1000 - ids.index(message_id)),
+        )
 
-    assert len(await deliveries.claim_due(connection, me, 10)) == 3
-    assert len(await deliveries.claim_suspect(connection, me)) == 1
-    assert len(await deliveries.claim_suspect(connection, me)) == 1
-    assert await deliveries.claim_suspect(connection, me) == []
+    assert {one.id for one in await deliveries.claim_due(connection, me, 10)} == {ids[0], ids[6]}
+    groups = [await deliveries.claim_suspects(connection, me, 4) for _ in range(5)]
+    assert [[ids.index(one.id) for one in sorted(group, key=lambda one: one.id)] for group in groups] == [
+        [1, 2, 4],
+        [3],
+        [5],
+        [7],
+        [],
+    ]
 
 
 async def test_a_rotation_that_was_cut_short_goes_on_where_it_stopped(connection: Connection, me: int) -> None:
@@ -351,7 +365,7 @@ def scans(text: str) -> list[tuple[str, str]]:
         ("claim_due", (100,), "deliveries_due"),
         ("claim_fair", (100, 10, [3], FIRST_DESTINATION, 200), "deliveries_fair"),
         ("give_back", ([], [], timedelta(seconds=5)), "deliveries_leased"),
-        ("claim_suspect", (), "deliveries_suspect"),
+        ("claim_suspects", (16,), "deliveries_suspect"),
     ],
 )
 async def test_a_hot_statement_reads_through_its_index(

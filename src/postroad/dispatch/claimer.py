@@ -23,6 +23,9 @@ _PAUSE_S = 1.0
 _SUSPECTS_EVERY = 16
 """Claims; without that they would wait for the end of a backlog."""
 
+_SUSPECTS_TOGETHER = 16
+"""A node that dies twice makes suspects of all that it held: one after the other, they would take minutes."""
+
 _WORTH_A_CLAIM = 16
 """Free slots, on nodes that have many."""
 
@@ -54,7 +57,7 @@ class Claimer:
         self._may_claim = may_claim
         self._leasing = leasing
         self._rotation = FIRST_DESTINATION
-        self._suspect: MessageId | None = None
+        self._suspects: set[MessageId] = set()
         self._turns = 0
 
     def slot_freed(self) -> None:
@@ -67,13 +70,14 @@ class Claimer:
 
         What would be settled together with the next one would be lost with it.
         """
-        if self._suspect == message_id:
-            self._suspect = None
-            self._waker.wake()  # for the next one, if there is any
+        if message_id in self._suspects:
+            self._suspects.remove(message_id)
+            if not self._suspects:
+                self._waker.wake()  # for the next ones, if there are any
 
     def abandon(self) -> None:
         """All leases are lost."""
-        self._suspect = None
+        self._suspects.clear()
 
     async def run(self, dispatcher_id: int) -> None:
         """Claim, turn after turn, until cancelled."""
@@ -117,7 +121,7 @@ class Claimer:
                 with self._leasing():
                     with self._slots.promised(limit):
                         claimed = await deliveries.claim_due(connection, dispatcher_id, limit)
-                        claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
+                        claimed += await self._claim_suspects(connection, dispatcher_id, beside=claimed)
                     faults.reached(Point.AFTER_CLAIM_COMMIT)
                     is_full = len(claimed) >= limit
                     self.backlogged = self.backlogged or is_full
@@ -133,7 +137,7 @@ class Claimer:
                     claimed, self._rotation, ended = await deliveries.claim_fair(
                         connection, dispatcher_id, limit, share=share, saturated=saturated, after=self._rotation
                     )
-                    claimed += await self._claim_suspect(connection, dispatcher_id, beside=claimed)
+                    claimed += await self._claim_suspects(connection, dispatcher_id, beside=claimed)
                 faults.reached(Point.AFTER_CLAIM_COMMIT)
                 self.backlogged = self.backlogged or bool(claimed)
                 await self._begin(connection, dispatcher_id, claimed)
@@ -163,24 +167,25 @@ class Claimer:
         self.backlogged = len(claimed) >= limit
         return looked
 
-    async def _claim_suspect(
+    async def _claim_suspects(
         self, connection: Connection, dispatcher_id: int, *, beside: Sequence[Claimed]
     ) -> list[Claimed]:
-        """A message that has lost several dispatchers travels alone, so that it takes no other with it.
+        """Messages that have lost two dispatchers travel in small groups, until all of a group are settled.
 
-        It is looked for when there is nothing else, and now and then when there is.
+        One that has lost more travels alone, so that it takes no other suspect with it. They are looked for when there
+        is nothing else, and now and then when there is.
         """
         self._turns += 1
-        if self._suspect is not None or (beside and self._turns % _SUSPECTS_EVERY):
+        if self._suspects or (beside and self._turns % _SUSPECTS_EVERY):
             return []
-        claimed = await deliveries.claim_suspect(connection, dispatcher_id)
-        if claimed:
-            self._suspect = claimed[0].id
+        limit = max(1, min(_SUSPECTS_TOGETHER, self._slots.free))
+        claimed = await deliveries.claim_suspects(connection, dispatcher_id, limit)
+        self._suspects.update(one.id for one in claimed)
         return claimed
 
     async def _claim_suspect_flow(self, dispatcher_id: int) -> None:
-        """The same, for those under flow-control keys."""
-        if self._suspect is not None or not self._slots.free:
+        """The same for those under flow-control keys, of which each travels alone."""
+        if self._suspects or not self._slots.free:
             return
         with self._leasing():
             async with self._database.transaction() as connection:
@@ -188,7 +193,7 @@ class Claimer:
             faults.reached(Point.AFTER_CLAIM_COMMIT)
             if claimed:
                 async with self._database.connection() as connection:
-                    self._suspect = claimed[0].id
+                    self._suspects.update(one.id for one in claimed)
                     await self._begin(connection, dispatcher_id, claimed)
 
     async def _begin(self, connection: Connection, dispatcher_id: int, claimed: Sequence[Claimed]) -> None:
@@ -205,8 +210,7 @@ class Claimer:
         finally:
             for one in by_id.values():
                 self._slots.release(one.destination)
-                if one.id == self._suspect:
-                    self._suspect = None
+                self._suspects.discard(one.id)
         if by_id:
             _log.error("the messages of %d deliveries are missing, they are given up", len(by_id))
             reason = "the message is missing"

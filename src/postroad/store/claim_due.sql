@@ -1,5 +1,5 @@
 -- $1 dispatcher, $2 free slots
--- Suspects, which have lost two dispatchers, are claimed alone by claim_suspect.
+-- Suspects, which have lost two dispatchers, are claimed by claim_suspects.
 -- The select is materialized: an UPDATE over a sub-select with LIMIT and SKIP LOCKED may take more rows than the limit.
 with self as materialized (select id from dispatchers where id = $1 and alive_until > now() for key share),
 due as materialized (

@@ -14,7 +14,7 @@ from postroad.store.engine import Connection, statement
 
 _CLAIM_DUE = statement("claim_due")
 _CLAIM_FAIR = statement("claim_fair")
-_CLAIM_SUSPECT = statement("claim_suspect")
+_CLAIM_SUSPECTS = statement("claim_suspects")
 _LOCK_FLOW = statement("lock_flow")
 _CLAIM_FLOW = statement("claim_flow")
 _LOCK_SUSPECT_FLOW = statement("lock_suspect_flow")
@@ -148,9 +148,9 @@ async def claim_due(connection: Connection, dispatcher_id: int, limit: int) -> l
     return [_claimed(row) for row in await connection.fetch(_CLAIM_DUE, dispatcher_id, limit)]
 
 
-async def claim_suspect(connection: Connection, dispatcher_id: int) -> list[Claimed]:
-    """Claim one due delivery that has lost dispatchers before."""
-    return [_claimed(row) for row in await connection.fetch(_CLAIM_SUSPECT, dispatcher_id)]
+async def claim_suspects(connection: Connection, dispatcher_id: int, limit: int) -> list[Claimed]:
+    """Claim up to limit due deliveries that have lost two dispatchers before, or one that has lost more."""
+    return [_claimed(row) for row in await connection.fetch(_CLAIM_SUSPECTS, dispatcher_id, limit)]
 
 
 async def claim_fair(

@@ -143,7 +143,7 @@ deliveries = Table(
     Index("deliveries_due", "due_at", postgresql_where=text("state = 1 and flow_key_id is null")),
     # claim_fair: the rotation over destinations.
     Index("deliveries_fair", "destination", "due_at", postgresql_where=text("state = 1 and flow_key_id is null")),
-    # claim_suspect.
+    # claim_suspects.
     Index("deliveries_suspect", "due_at", postgresql_where=text("state = 1 and unsettled_claims >= 2")),
     Index("deliveries_flow", "flow_key_id", "due_at", postgresql_where=text("state = 1 and flow_key_id is not null")),
     Index("deliveries_flow_active", "flow_key_id", postgresql_where=text("state = 2 and flow_key_id is not null")),
