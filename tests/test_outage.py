@@ -68,7 +68,7 @@ def test_a_pulse_reaches_as_far_as_its_last_beat(monkeypatch: pytest.MonkeyPatch
 
 
 class TestWitnesses:
-    """Who is silent is dead where somebody else beat meanwhile. Seconds count back from now; a beat reaches 10."""
+    """Who is silent is dead where somebody else beat meanwhile. Seconds count back from now; a beat reaches 8."""
 
     @pytest.fixture
     async def silent(self, connection: Connection) -> int:
@@ -92,11 +92,11 @@ class TestWitnesses:
 
     async def test_not_one_that_has_only_begun(self, connection: Connection, silent: int) -> None:
         """The database may have come back a moment before."""
-        await beats(connection, since=5.5, last=0)
+        await beats(connection, since=3.5, last=0)
         assert await dispatchers.lock_dead(connection, but=0) == []
 
     async def test_not_one_that_fell_silent_about_the_same_time(self, connection: Connection, silent: int) -> None:
-        await beats(connection, since=100, last=7.5)
+        await beats(connection, since=100, last=8.5)
         assert await dispatchers.lock_dead(connection, but=0) == []
 
     async def test_one_that_missed_as_much_itself_begins_anew(self, connection: Connection, silent: int) -> None:
@@ -105,7 +105,7 @@ class TestWitnesses:
         assert await dispatchers.lock_dead(connection, but=0) == []
 
     async def test_one_that_beats_in_time_goes_on(self, connection: Connection, silent: int) -> None:
-        other = await beats(connection, since=100, last=9)
+        other = await beats(connection, since=100, last=7.5)
         assert await dispatchers.beat(connection, other)
         assert await dispatchers.lock_dead(connection, but=other) == [silent]
 

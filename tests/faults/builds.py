@@ -49,8 +49,8 @@ class Change:
 
 
 QUICK = (
-    Change("store/dispatchers.py", "ALIVE_FOR = timedelta(seconds=10)", "ALIVE_FOR = timedelta(seconds=4)"),
-    Change("store/dispatchers.py", "BEAT_EVERY = timedelta(seconds=3)", "BEAT_EVERY = timedelta(seconds=0.5)"),
+    Change("store/dispatchers.py", "ALIVE_FOR = timedelta(seconds=8)", "ALIVE_FOR = timedelta(seconds=4)"),
+    Change("store/dispatchers.py", "BEAT_EVERY = timedelta(seconds=2)", "BEAT_EVERY = timedelta(seconds=0.5)"),
     Change("dispatch/janitor.py", "RESCUE_EVERY_S = 1.0", "RESCUE_EVERY_S = 0.3"),
 )
 """What a dead dispatcher held is taken from it after about four seconds."""

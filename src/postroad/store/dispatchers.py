@@ -9,10 +9,10 @@ from secrets import randbits
 from postroad.store import deliveries
 from postroad.store.engine import Connection, affected, statement
 
-ALIVE_FOR = timedelta(seconds=10)
+ALIVE_FOR = timedelta(seconds=8)
 """How far a beat reaches. A dispatcher that has not beaten for this long is rescued from."""
 
-BEAT_EVERY = timedelta(seconds=3)
+BEAT_EVERY = timedelta(seconds=2)
 
 _ID_BITS = 62
 _LOCK_DEAD = statement("lock_dead")
