@@ -35,8 +35,11 @@ ENV PATH=/opt/postroad/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
+# No shell stays behind: nothing here starts one, and an intruder should not find one. Neither do the tools that install.
 RUN groupadd --gid 10001 postroad \
- && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postroad
+ && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postroad \
+ && rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/bin/pip* /usr/local/lib/python3.11/ensurepip \
+ && rm -f /usr/bin/apt* /usr/bin/dpkg* /usr/bin/perl* /usr/bin/rbash /usr/bin/bash /usr/bin/dash /usr/bin/sh
 COPY --from=build /opt/postroad /opt/postroad
 
 USER 10001:10001

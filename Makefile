@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test chaos chaos-long bench migrate lock clean
+.PHONY: help dev check test chaos chaos-long fuzz bench migrate lock audit sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ chaos-long: $(VENV)/.installed ## The same for a night
 	$(BIN)/python -m tests.faults.chaos all --long
 	$(BIN)/python -m tests.faults.failover --count 100
 
+fuzz: $(VENV)/.installed ## Look for texts that parsers cannot bear, ten minutes for each
+	$(BIN)/python -m tests.fuzz --parser all --seconds 600
+
 bench: $(VENV)/.installed ## Measure: throughput, latency, CPU per message and per step
 	$(BIN)/python -m bench.run
 
@@ -48,6 +51,13 @@ migrate: $(VENV)/.installed ## Bring the database of POSTROAD_DATABASE_URL to th
 lock: ## Renew the lock files from pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+audit: $(VENV)/.installed ## Ask an advisory database for every locked package; needs a network, and fails without one
+	$(BIN)/python -m security.floors
+	$(BIN)/python -m security.audit
+
+sbom: $(VENV)/.installed ## Write the bill of materials of what runs in production to dist/, as CycloneDX
+	$(BIN)/python -m security.sbom
 
 clean: ## Remove what was installed and built
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench/bin

@@ -81,7 +81,9 @@ def test_the_compose_file_mounts_and_awaits_only_what_it_defines() -> None:
         assert set(service.get("depends_on", {})) <= set(SERVICES)
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "docker-compose.yml", "README.md", "docs/operations.md"])
+@pytest.mark.parametrize(
+    "name", ["Dockerfile", "docker-compose.yml", "README.md", "docs/operations.md", "docs/security.md", "SECURITY.md"]
+)
 def test_every_setting_that_is_named_exists(name: str) -> None:
     named = set(re.findall(r"POSTROAD_[A-Z_]*[A-Z]", (ROOT / name).read_text()))
     assert named - FOR_COMPOSE_ITSELF <= KNOWN
@@ -144,13 +146,37 @@ def test_the_image_holds_only_what_the_lock_file_names() -> None:
     assert {re.split("[<>=~! ]", one)[0] for one in wanted} <= locked
 
 
-@pytest.mark.parametrize("name", ["postroad", "migrate"])
-def test_our_containers_may_do_nothing_that_they_need_not(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_container_may_do_nothing_that_it_need_not(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["tmpfs"] == ["/tmp"]
+    assert service["pids_limit"] <= 512
+    for mount in service.get("tmpfs", []):
+        assert {"noexec", "nosuid", "nodev"} <= set(mount.partition(":")[2].split(",")), mount
+
+
+def test_only_postgres_may_take_as_much_memory_as_there_is() -> None:
+    assert {name for name, service in SERVICES.items() if "mem_limit" not in service} == {"postgres"}
+
+
+def test_no_container_that_is_reached_runs_as_root() -> None:
+    assert SERVICES["postgres"]["user"] == "postgres"
+    assert {name for name, service in SERVICES.items() if "user" not in service} == {"postroad", "migrate", "secrets"}
+    assert SERVICES["secrets"]["network_mode"] == "none"
+
+
+def test_the_image_has_no_shell_and_nothing_that_installs() -> None:
+    removed = set(re.findall(r"(/usr/(?:local/)?bin/\S+)", DOCKERFILE.rpartition("FROM ")[2]))
+    assert {"/usr/bin/sh", "/usr/bin/dash", "/usr/bin/bash", "/usr/bin/rbash"} <= removed
+    assert {"/usr/bin/apt*", "/usr/bin/dpkg*", "/usr/local/bin/pip*"} <= removed
+    after = DOCKERFILE[DOCKERFILE.rindex("/usr/bin/sh\n") :]
+    assert "RUN" not in after
+    for command in re.findall(r"^(?:ENTRYPOINT|CMD|  CMD) (.*)$", after, re.M):
+        assert command.startswith("["), "a command that is a text needs a shell"
 
 
 def test_nothing_is_published_beyond_this_machine_by_default() -> None:

@@ -1,0 +1,1 @@
+"""The supply chain: what is locked, what is known of it, and what is shipped."""

@@ -1,0 +1,1 @@
+"""What must not be possible: a node against its callers, its destinations and the network."""
