@@ -106,7 +106,7 @@ async def _store_steadily(database: Database, rate: int, seconds: float, destina
     sample = publications(1)[0]
     for n in range(int(rate * seconds / group)):
         await asyncio.sleep(max(0.0, began + n * group / rate - time.perf_counter()))
-        news = [makes.message(TenantId(1), sample) for _ in range(group)]
+        news = [makes.message(TenantId(1), sample, policy=None) for _ in range(group)]
         async with database.single() as connection:
             await _timed(timings["insertion"], makes.store(connection, news))
 

@@ -201,7 +201,7 @@ async def _store(url: str, noise: Noise, sink: Sink, count: int) -> None:
                 flow_control=FlowControl(f"key-{n % noise.keys}", 1_000 // noise.keys, None) if noise.keys else None,
             )
             place = f"http://127.0.0.1:{port}/noisy" if noise.places == 1 else _place(n % noise.places, port)
-            news.append(makes.message(TenantId(noise.tenant), Publication(place, b"x" * 1024, options)))
+            news.append(makes.message(TenantId(noise.tenant), Publication(place, b"x" * 1024, options), policy=None))
         async with database.transaction() as connection:
             await makes.store(connection, news)
     async with database.connection() as connection:

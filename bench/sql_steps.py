@@ -94,7 +94,9 @@ class _Store:
             await self._settle(held, size)
 
     def _news(self, count: int, *, mine: bool) -> list[NewMessage]:
-        news = [self._publisher.message(self._tenant_id, publication) for publication in publications(count)]
+        news = [
+            self._publisher.message(self._tenant_id, publication, policy=None) for publication in publications(count)
+        ]
         for new in news:
             new.mine = mine
         return news

@@ -47,7 +47,7 @@ def python_steps(count: int) -> Samples:
     context = cast("Any", SimpleNamespace(intake=None, tenancy=None, limits=limits, clock=clock, trusted_proxies=()))
     door = Door(cast("Any", None), context)
     given = publications(count)
-    news = [publish.message(tenant, publication) for publication in given]
+    news = [publish.message(tenant, publication, policy=None) for publication in given]
     groups = [news[at : at + GROUP] for at in range(0, count, GROUP)]
     attempts = [_attempt(new, clock) for new in news]
     requests = [_outgoing(attempt) for attempt in attempts]
@@ -69,7 +69,7 @@ def python_steps(count: int) -> Samples:
         "token_hash": _each(token_hash, [TOKEN] * count),
         "options, remembered": _each(lambda fields: door._options(fields, {}), [telling] * count),  # noqa: SLF001  the path as it is
         "options, parsed": _each(lambda it: parse_options(it, limits=limits, now_s=now_s), [TELLING] * count),
-        "Publisher.message": _each(lambda publication: publish.message(tenant, publication), given),
+        "Publisher.message": _each(lambda publication: publish.message(tenant, publication, policy=None), given),
         f"columns of the insert, groups of {GROUP}": _each(_columns, groups) / GROUP,
         "answer to the publisher": _each(answer_to, published),
         "message_text": _each(message_text, ids),

@@ -26,6 +26,7 @@ from postroad.settings import Settings, load
 from postroad.store import embedded, migrations, time_travel
 from postroad.store.engine import Connection, Database
 from tests.receiver import Receiver
+from tests.security.log_watch import LogWatch
 
 TOKEN = dev.DEV_USERS[0].token
 KEYS = dev.DEV_USERS[0].keys
@@ -46,6 +47,27 @@ class _Together(LoadScopeScheduling):  # type: ignore[misc]  # untyped there
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """How tests are shared out over processes."""
     return _Together(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--canaries`, for a run that looks for secrets in the logs of all processes and at every level."""
+    parser.addoption("--canaries", action="store_true", help="look for secrets in the logs of all processes")
+
+
+@pytest.fixture(scope="session")
+def log_watch(request: pytest.FixtureRequest) -> Iterator[LogWatch]:
+    """What is logged in this run."""
+    watch = LogWatch(everywhere=request.config.getoption("--canaries"))
+    yield watch
+    watch.close()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_logged(log_watch: LogWatch) -> Iterator[None]:
+    """Fail the test that has a token, a signing key or another secret logged."""
+    yield
+    if lines := log_watch.found():
+        pytest.fail("secrets in the log: " + "\n".join(lines))
 
 
 @pytest.fixture(scope="session")
@@ -196,7 +218,9 @@ async def server(serve: Serve) -> Running:
 async def running(database_url: str, *, dev: bool = False, **given: Any) -> AsyncIterator[Running]:
     """A server in this event loop; with `dev`, one whose clock may be moved."""
     settings: Settings = load({}, **{"destinations": "any", "port": 0, "shutdown_grace": timedelta(seconds=5), **given})
-    database = await Database.connect(database_url, connections=settings.database_connections)
+    database = await Database.connect(
+        database_url, connections=settings.database_connections, walled=settings.row_level_security
+    )
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     node = Node(settings, database, dev=dev)

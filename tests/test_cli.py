@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -165,7 +166,7 @@ async def test_from_an_empty_database_to_a_delivered_message(
     code, out, _ = await run("token", "create", database_url=empty_database)
     token = out.strip()
     assert code == 0
-    assert token.startswith("pr_")
+    assert token.startswith("prt_")
 
     server = await start("serve", "--port", "0", database_url=empty_database, destinations="any")
     url = await until_ready(server)
@@ -293,6 +294,93 @@ async def test_dev_prints_what_to_paste_and_where_it_runs(run: Run, start: Start
     assert KEYS.current
 
 
+async def test_tokens_are_listed_without_what_they_are_and_revoked(run: Run, database_url: str) -> None:
+    async def token(*arguments: str) -> str:
+        code, out, err = await run("token", *arguments, database_url=database_url)
+        assert code == 0, err
+        return out
+
+    mine = await token("create", "--name", "the shop", "--access", "publish-only", "--expires-in", "90d")
+    theirs = await token("create", "--tenant", "acme")
+    admins = await token("create", "--access", "admin", "--name", "ops")
+
+    assert re.fullmatch("prt_[0-9A-Za-z]{49}\n", mine)
+    assert re.fullmatch("pra_[0-9A-Za-z]{49}\n", admins)
+    listed = await token("list")
+    assert not [one for one in (mine, theirs, admins, TOKEN) if one.strip() in listed]
+    lines = listed.splitlines()
+    fields = dict(field.split("=", 1) for field in lines[-3].split("\t"))
+    assert fields.pop("created") < fields.pop("expires")
+    assert fields == {
+        "id": "5", "tenant": "default", "name": "the shop", "access": "publish-only", "ends-with": mine[-5:-1],
+        "used": "never",
+    }  # fmt: skip
+    assert len(lines) == 7
+    assert "\ttenant=none\tname=ops\taccess=admin\t" in lines[-1]
+    assert (await token("list", "--tenant", "acme")).splitlines() == [lines[-2]]
+    await token("revoke", "5")
+    assert (await token("list")).splitlines() == [*lines[:4], *lines[5:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["create", "--access", "root"], "--access must be one of full, read-only, publish-only, admin, not root"),
+        (["create", "--access", "admin", "--tenant", "default"], "an admin token belongs to no tenant"),
+        (["create", "--expires-in", "soon"], "--expires-in must be a duration"),
+        (["create", "--expires-in", "0s"], "--expires-in must be more than nothing"),
+        (["create", "--tenant", "a/b"], "--tenant must be 1 to 100 letters"),
+        (["list", "--tenant", "nobody"], "there is no tenant nobody"),
+        (["revoke", "99"], "there is no token 99"),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_done_with_a_token_is_said(
+    run: Run, database_url: str, arguments: list[str], complaint: str
+) -> None:
+    code, out, err = await run("token", *arguments, database_url=database_url)
+
+    assert (code, out) == (1, "")
+    assert complaint in err
+
+
+async def test_keys_are_shown_and_not_rotated_twice_within_an_hour_unless_forced(run: Run, database_url: str) -> None:
+    async def keys(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
+        return await run("keys", *arguments, database_url=database_url, **settings)
+
+    pair = f"QSTASH_CURRENT_SIGNING_KEY={KEYS.current}\nQSTASH_NEXT_SIGNING_KEY={KEYS.next}\n"
+    assert await keys("show") == (0, pair, "")
+    secrets = [f"whsec_{b64encode(key.encode()).decode()}" for key in (KEYS.current, KEYS.next)]
+    assert (await keys("show", "--standard-webhooks"))[1].split() == secrets
+
+    code, out, _ = await keys("rotate")
+    assert code == 0
+    assert out.startswith(f"QSTASH_CURRENT_SIGNING_KEY={KEYS.next}\n")
+    assert (await keys("show"))[1] == out
+    code, again, err = await keys("rotate")
+    assert (code, again) == (1, "")
+    assert "would lock out receivers" in err
+    assert (await keys("show"))[1] == out
+    assert (await keys("rotate", "--force"))[0] == 0
+    assert (await keys("rotate", key_rotation_guard="0s"))[0] == 0
+    assert "there is no tenant nobody" in (await keys("rotate", "--tenant", "nobody"))[2]
+
+
+async def test_serve_refuses_a_second_rotation_within_an_hour_and_dev_does_not(start: Start, database_url: str) -> None:
+    async def rotations(*command: str, **settings: str) -> list[int]:
+        server = await start(*command, "--port", "0", database_url=database_url, **settings)
+        url = await until_ready(server)
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+            statuses = [(await client.post(f"{url}/v2/keys/rotate")).status_code for _ in range(2)]
+        server.send_signal(signal.SIGTERM)
+        await server.communicate()
+        return statuses
+
+    assert await rotations("dev") == [200, 200]
+    assert await rotations("serve", allow_dev_credentials="true") == [409, 409]
+    assert await rotations("serve", allow_dev_credentials="true", key_rotation_guard="0s") == [200, 200]
+
+
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A directory that an ordinary user may enter, for a server of its own."""
@@ -325,31 +413,41 @@ async def test_what_is_set_for_a_tenant_is_shown_and_can_be_taken_away(run: Run,
         assert code == 0, err
         return out
 
-    nothing = "name=default\nfailure-callback=none\nparallelism=none\n"
+    names = ("failure-callback", "parallelism", "destinations", "max-calls-per-second", "max-messages-per-day")
+    nothing = "name=default\n" + "".join(f"{name}=none\n" for name in names)
     assert await tenant("show") == nothing
+    values = ("https://example.com/failed?a=1", "7", "public,!10.0.0.5", "0", "1000")
+    options = [text for name, value in zip(names, values, strict=True) for text in (f"--{name}", value)]
 
-    out = await tenant("set", "--failure-callback", "https://example.com/failed?a=1", "--parallelism", "7")
+    out = await tenant("set", *options)
 
-    assert out == "name=default\nfailure-callback=https://example.com/failed?a=1\nparallelism=7\n"
+    assert out == "name=default\n" + "".join(f"{name}={value}\n" for name, value in zip(names, values, strict=True))
     assert await tenant("show", "--tenant", "default") == out
     await tenant("set", "--tenant", "testUser1", "--parallelism", "3")
     lines = (await tenant("list")).splitlines()
     assert lines[0] == out.rstrip("\n").replace("\n", "\t")
-    assert "name=testUser1\tfailure-callback=none\tparallelism=3" in lines
+    assert any(line.startswith("name=testUser1\tfailure-callback=none\tparallelism=3\t") for line in lines)
     assert len(lines) == 4
     await tenant("set", "--parallelism", "none")
-    assert await tenant("set", "--failure-callback", "none") == nothing
+    assert await tenant("set", *(text for name in names for text in (f"--{name}", "none"))) == nothing
+    await tenant("create", "--tenant", "acme")
+    assert await tenant("show", "--tenant", "acme") == nothing.replace("default", "acme")
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["set"], "say what to set: --failure-callback, --parallelism or both"),
-        (["set", "--failure-callback", "example.com"], "--failure-callback must be a URL or none"),
+        (["set"], "say what to set: --failure-callback, --parallelism, "),
+        (["set", "--failure-callback", "example.com"], "--failure-callback must be a URL ("),
         (["set", "--parallelism", "0"], "--parallelism must be an integer from 1"),
+        (["set", "--destinations", "public,lan"], "--destinations must be "),
+        (["set", "--max-calls-per-second", "0.5"], "--max-calls-per-second must be an integer from 0"),
+        (["set", "--max-messages-per-day", "-1"], "--max-messages-per-day must be an integer from 0"),
         (["set", "--parallelism", "many"], "--parallelism must be an integer from 1"),
         (["set", "--parallelism", "3", "--tenant", "nobody"], "there is no tenant nobody"),
         (["show", "--tenant", "nobody"], "there is no tenant nobody"),
+        (["create", "--tenant", "default"], "tenant default exists already"),
+        (["create", "--tenant", "a/b"], "--tenant must be 1 to 100 letters"),
     ],
     ids=str,
 )

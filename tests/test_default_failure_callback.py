@@ -19,7 +19,7 @@ from tests.receiver import Received, Receiver, status
 @pytest.fixture
 async def server(serve: Serve, connection: Connection, receiver: Receiver) -> Running:
     """A server whose tenant has its failures reported at /default; what comes to /fails fails."""
-    await tenants.set_failure_callback(connection, TENANT, receiver.url("/default"))
+    await tenants.change(connection, TENANT, {"failure_callback": receiver.url("/default")})
     receiver.script("/fails", status(500, b"no"))
     return await serve()
 
@@ -165,7 +165,7 @@ async def test_a_running_server_learns_of_it_within_seconds(
     await server.publish(receiver.url("/fails"), Upstash_Retries="0")
     await receiver.next_request("/fails")
 
-    await tenants.set_failure_callback(connection, TENANT, receiver.url("/default"))
+    await tenants.change(connection, TENANT, {"failure_callback": receiver.url("/default")})
 
     async def fail() -> int:
         await server.publish(receiver.url("/fails"), Upstash_Retries="0")

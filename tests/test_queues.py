@@ -164,11 +164,15 @@ async def test_a_queue_has_no_more_under_way_than_its_parallelism(
 ) -> None:
     await server.http.post("/v2/queues", json={"queueName": "q", "parallelism": parallelism})
     busy = most = 0
+    full = asyncio.Event()
 
     async def at_work(_: Received) -> Mood:
         nonlocal busy, most
         busy += 1
         most = max(most, busy)
+        if busy == parallelism:
+            full.set()
+        await full.wait()
         await asyncio.sleep(0.02)
         busy -= 1
         return ok()

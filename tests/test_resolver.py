@@ -11,6 +11,7 @@ import pytest
 
 from postroad.domain.destination import Url, parse_url
 from postroad.domain.network import parse_policy
+from postroad.own_places import OwnPlaces
 from postroad.resolver import Addresses, Refusal, Resolver, Unresolved, look_up
 
 
@@ -68,6 +69,91 @@ async def test_the_port_takes_part_in_the_verdict() -> None:
     for _ in range(2):
         assert isinstance(await resolver.resolve(url("db.internal", 8080)), Addresses)
         assert isinstance(await resolver.resolve(url("db.internal", 8081)), Refusal)
+
+
+async def test_a_tenants_policy_counts_in_the_place_of_the_nodes_and_look_ups_are_shared() -> None:
+    names = Names(inside=["10.0.0.1"], outside=["1.1.1.1"])
+    resolver = Resolver(parse_policy("public"), look_up=names)
+    for _ in range(2):
+        assert isinstance(await resolver.resolve(url("inside")), Refusal)
+        assert isinstance(await resolver.resolve(url("inside"), "lan"), Addresses)
+        assert isinstance(await resolver.resolve(url("outside")), Addresses)
+        assert await resolver.resolve(url("outside"), "inside") == Refusal(
+            "endpoint resolves to an address that is not on the list: 1.1.1.1 "
+            "(postroad tenant set --destinations can allow it)"
+        )
+    assert resolver.known(url("127.0.0.1"), "127.0.0.1") == Addresses(((socket.AF_INET, "127.0.0.1"),))
+    assert isinstance(resolver.known(url("127.0.0.1")), Refusal)
+    assert names.asked == ["inside", "outside"]
+
+
+async def test_no_tenants_policy_allows_a_metadata_service() -> None:
+    resolver = Resolver(parse_policy("any"), look_up=Names())
+    assert isinstance(resolver.known(url("169.254.169.254"), "any,169.254.169.254"), Refusal)
+
+
+async def test_a_policy_that_cannot_be_read_allows_nothing() -> None:
+    resolver = Resolver(parse_policy("any"), look_up=Names())
+    assert resolver.known(url("1.1.1.1"), "of a newer version") == Refusal(
+        "the list of destinations of this tenant cannot be read (postroad tenant set --destinations sets it)"
+    )
+
+
+async def test_a_verdict_on_an_address_is_not_for_ever() -> None:
+    """What this machine's own addresses are may change."""
+    verdicts = iter([False, True])
+
+    class Moving(OwnPlaces):
+        def may_be_on(self, port: int) -> bool:
+            return port == 443
+
+        def hold(self, *_: object) -> bool:
+            return next(verdicts)
+
+    resolver = Resolver(parse_policy("any"), own_places=Moving(), look_up=Names())
+    assert isinstance(resolver.known(url("1.1.1.1")), Addresses)
+    assert isinstance(resolver.known(url("1.1.1.1")), Refusal)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::1"])
+async def test_what_this_server_listens_on_is_refused_under_every_policy(address: str) -> None:
+    own = OwnPlaces()
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
+        own.add_listener(listener)
+        port = listener.getsockname()[1]
+    resolver = Resolver(
+        parse_policy("any"), own_places=own, look_up=Names(me=["::1" if ":" in address else "127.0.0.1"])
+    )
+    said = await resolver.resolve(url("me", port))
+    assert isinstance(said, Refusal)
+    assert said.reason.startswith("endpoint is this server itself: ")
+    assert isinstance(resolver.known(url("me", port), "any"), Refusal)
+    assert isinstance(await resolver.resolve(url("me", port ^ 1)), Addresses)
+    if address == "127.0.0.1":
+        assert isinstance(resolver.known(url("[::ffff:127.0.0.1]", port)), Refusal)
+        assert isinstance(resolver.known(url("127.0.0.2", port)), Addresses)
+    if address in ("0.0.0.0", "::"):
+        assert isinstance(resolver.known(url("127.0.0.2", port)), Refusal)
+        assert isinstance(resolver.known(url("1.1.1.1", port)), Addresses)
+
+
+async def test_the_database_is_refused_by_name_by_address_and_on_every_address_of_this_machine() -> None:
+    own = OwnPlaces()
+    await own.add_database([("localhost", 6432), ("192.0.2.7", 6433)])
+    resolver = Resolver(parse_policy("any"), own_places=own, look_up=Names(localhost=["1.1.1.1"]))
+    for host, port in (("127.0.0.1", 6432), ("127.0.0.9", 6432), ("192.0.2.7", 6433), ("[::ffff:192.0.2.7]", 6433)):
+        assert isinstance(resolver.known(url(host, port)), Refusal), host
+    assert isinstance(await resolver.resolve(url("localhost", 6432)), Refusal)
+    for host, port in (("192.0.2.7", 6432), ("127.0.0.1", 6433), ("1.1.1.1", 6432)):
+        assert isinstance(resolver.known(url(host, port)), Addresses), host
+
+
+async def test_verdicts_on_many_ports_of_one_host_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postroad.resolver.MAX_VERDICTS", 10)
+    resolver = Resolver(parse_policy("any"), look_up=Names())
+    for port in range(8000, 8100):
+        resolver.known(url("1.1.1.1", port))
+    assert len(resolver._known["1.1.1.1"].resolutions) <= 10
 
 
 async def test_an_answer_is_forgotten_after_its_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,8 +52,25 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_can_be_the_content_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    monkeypatch.setenv(f"POSTROAD_{name.upper()}_FILE", str(written(tmp_path, b"  s3cret-s3cret-s3cret\n")))
-    assert getattr(load(), name) == SecretStr("s3cret-s3cret-s3cret")
+    fitting = {"egress_proxy": "http://me:s3cret@proxy:3128", "encryption_key": b64encode(b"s3cret!!" * 4).decode()}
+    secret = fitting.get(name, "s3cret-s3cret-s3cret")
+    monkeypatch.setenv(f"POSTROAD_{name.upper()}_FILE", str(written(tmp_path, f"  {secret}\n".encode())))
+    assert getattr(load(), name) == SecretStr(secret)
+
+
+def test_the_password_of_a_proxy_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTROAD_EGRESS_PROXY", "http://me:s3cret@proxy:3128")
+    assert ("POSTROAD_EGRESS_PROXY", "********") in [(name, value) for name, value, _ in shown(load())]
+    monkeypatch.setenv("POSTROAD_EGRESS_PROXY", "http://me:s3cret@proxy")
+    with pytest.raises(Misconfigured, match=r"POSTROAD_EGRESS_PROXY: .*expected http://host:port") as caught:
+        load()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_proxies_of_the_environment_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://proxy:3128")
+    assert load().egress_proxy is None
 
 
 def test_every_secret_and_nothing_else_can_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -164,6 +164,8 @@ async def seen_by(server: Running, receiver: Receiver, given: Given, way: str) -
         for request in receiver.requests(f"/{given.number}/{way}/callback")
         if json.loads(request.body)["sourceMessageId"] == message_id
     ]
+    # That of an attempt may overtake that of the one before.
+    callbacks.sort(key=lambda request: json.loads(request.body).get("retried", 0))
     events = (await server.http.get("/v2/events", params={"messageId": message_id})).json()["events"]
     return {
         "requests": [seen_request(request) for request in requests],

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from time import monotonic
 
 import uvloop
@@ -19,19 +20,23 @@ from postroad.api.app import application
 from postroad.api.auth import CallLimit
 from postroad.api.bulk_worker import BulkWorker
 from postroad.api.context import Context
+from postroad.api.strangers import Strangers
 from postroad.clock import Clock
 from postroad.dispatch.dispatcher import Dispatcher
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.tls import tls_context
 from postroad.domain.network import parse_networks, parse_policy
-from postroad.errors import Misconfigured, PostroadError
+from postroad.domain.proxy import parse_proxy
+from postroad.errors import KeyMissing, Misconfigured, PostroadError
 from postroad.intake import Intake
+from postroad.own_places import OwnPlaces
 from postroad.publish import Publisher
 from postroad.quota import Quota
 from postroad.resolver import Resolver
 from postroad.server import BACKLOG, Server
 from postroad.settings import Settings
-from postroad.store import migrations, partitions
+from postroad.store import data_keys, migrations, partitions
+from postroad.store.connecting import places
 from postroad.store.engine import Database
 from postroad.store.hints import Notifier
 from postroad.store.retention import Retention
@@ -50,7 +55,8 @@ class Node:
         self._settings = settings
         self._database = database
         self._clock = Clock()
-        resolver = Resolver(parse_policy(settings.destinations or "public"))
+        self._own_places = OwnPlaces()
+        resolver = Resolver(parse_policy(settings.destinations or "public"), own_places=self._own_places)
         # The API may keep half of the connections busy; the other half is for what has been accepted.
         visitors = database.limited(settings.database_connections // 2)
         tenancy = Tenancy(visitors)
@@ -61,11 +67,13 @@ class Node:
             limits=limits,
             deduplication_window=settings.deduplication_window,
             llm_url=settings.llm_url,
+            tenancy=tenancy,
         )
         self._egress = Egress(
             resolver,
             max_response_bytes=settings.max_response_bytes,
             ssl_context=tls_context(str(settings.ca_file) if settings.ca_file else None),
+            proxy=parse_proxy(settings.egress_proxy.get_secret_value()) if settings.egress_proxy else None,
         )
         self.dispatcher: Dispatcher | None = None
         if "dispatcher" in settings.roles:
@@ -79,6 +87,7 @@ class Node:
                 max_timeout=settings.max_timeout,
                 retention=Retention(log=settings.log_retention, dead_letters=settings.dlq_retention),
                 region=settings.region,
+                standard_webhooks=settings.standard_webhooks,
                 schedule_catch_up=settings.schedule_catch_up,
             )
         self._notifier = None
@@ -92,11 +101,12 @@ class Node:
             publisher=publisher,
             dispatcher=self.dispatcher,
             expect=expect,
-            quota=Quota(visitors, self._clock, most=most) if (most := limits.max_messages_per_day) else None,
+            quota=Quota(visitors, self._clock, most=limits.max_messages_per_day, most_of=tenancy.messages_per_day),
             max_queues=limits.max_queues,
             max_waiting=settings.max_waiting,
         )
         self._bulk_worker = BulkWorker(visitors, expect=expect)
+        trusted_proxies = parse_networks(settings.trusted_proxies)
         context = Context(
             database=visitors,
             intake=self._intake,
@@ -105,9 +115,11 @@ class Node:
             clock=self._clock,
             limits=limits,
             call_limit=CallLimit(limits.max_calls_per_second, self._clock),
+            strangers=Strangers(tenancy, trusted_proxies),
             bulk_worker=self._bulk_worker,
-            trusted_proxies=parse_networks(settings.trusted_proxies),
+            trusted_proxies=trusted_proxies,
             message_linger=settings.message_linger,
+            key_rotation_guard=settings.key_rotation_guard or timedelta(0),
             expect=expect,
             unready=self._unready,
             dev=dev,
@@ -124,7 +136,11 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop, stop)
         async with self._database.connection() as connection:
+            await data_keys.unlock(connection, self._settings.master_keys())
             await self._clock.measure(connection)
+        if listener is not None:
+            self._own_places.add_listener(listener)
+        await self._own_places.add_database(places(self._database.url))
         tasks = [
             asyncio.create_task(self._intake.run(), name="intake"),
             asyncio.create_task(self._keep_time(), name="clock"),
@@ -166,6 +182,7 @@ class Node:
             with suppress(PostroadError):
                 async with self._database.connection() as connection:
                     await self._clock.measure(connection)
+                    await data_keys.refresh(connection, self._settings.master_keys())
 
     async def _stop(self, server: Server | None, tasks: list[asyncio.Task[None]]) -> None:
         if self.dispatcher is not None:
@@ -201,6 +218,8 @@ class Node:
                     reasons.append("partitions for the next day are missing")
         except PostroadError as error:
             reasons.append(str(error))
+        if (number := self._database.vault.waits_for) is not None:
+            reasons.append(str(KeyMissing(number)))
         if self.dispatcher is not None and self.dispatcher.id is None:
             reasons.append("the dispatcher is not alive")
         return reasons
@@ -237,7 +256,9 @@ def serve(
     faults.arm(os.environ)
 
     async def main() -> None:
-        database = await Database.connect(url, connections=settings.database_connections)
+        database = await Database.connect(
+            url, connections=settings.database_connections, walled=settings.row_level_security
+        )
         try:
             async with database.connection() as connection:
                 await migrations.check(connection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,8 +12,9 @@ from postroad import app
 from postroad.domain.tenant import SigningKeys
 from postroad.errors import Misconfigured
 from postroad.settings import Settings
-from postroad.store import dispatchers, embedded, migrations, tenants
+from postroad.store import data_keys, dispatchers, embedded, migrations, tenants, tokens
 from postroad.store.engine import connected
+from postroad.vault import MasterKey
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,14 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
     chosen = settings.model_copy(update={"destinations": settings.destinations or "any"})
     with listener, database_url(settings) as url:
-        keys = asyncio.run(prepare(url, alone=settings.database_url is None))
+        keys = asyncio.run(
+            prepare(
+                url,
+                alone=settings.database_url is None,
+                walled=settings.row_level_security,
+                masters=settings.master_keys(),
+            )
+        )
         app.serve(chosen, url, listener, lambda: announce(announcement(address, keys)), dev=True)
 
 
@@ -73,15 +81,18 @@ def announcement(address: str, keys: SigningKeys) -> str:
     )
 
 
-async def prepare(url: str, *, alone: bool = False) -> SigningKeys:
+async def prepare(
+    url: str, *, alone: bool = False, walled: bool = True, masters: Sequence[MasterKey] = ()
+) -> SigningKeys:
     """Migrate, and make the public users; gives the keys of the first one.
 
     Who is `alone` with the database knows that whatever was being delivered is being delivered no more. A database of
     somebody else's is refused: it would be open to everybody who knows the public tokens.
     """
-    await migrations.migrate(url)
+    await migrations.migrate(url, walled=walled)
     async with connected(url) as connection, connection.transaction():
-        if not alone and await tenants.has_tokens(connection, but=[user.token for user in DEV_USERS]):
+        await data_keys.unlock(connection, masters)
+        if not alone and await tokens.any_exists(connection, but=[user.token for user in DEV_USERS]):
             raise Misconfigured(
                 "this database has tokens of its own, and `dev` would open it to the public development tokens: use "
                 "`postroad serve`, or unset POSTROAD_DATABASE_URL"
@@ -90,7 +101,7 @@ async def prepare(url: str, *, alone: bool = False) -> SigningKeys:
             await dispatchers.declare_all_dead(connection)
         for user in DEV_USERS:
             tenant_id = await tenants.ensure(connection, user.tenant, keys=user.keys)
-            await tenants.add_token(connection, tenant_id, user.token, name="public development token")
+            await tokens.add(connection, tenant_id, user.token, name="public development token")
         first = await tenants.find(connection, DEV_USERS[0].tenant)
         assert first is not None
         return await tenants.signing_keys(connection, first)

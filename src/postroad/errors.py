@@ -11,22 +11,30 @@
     │   ├── LimitExceeded
     │   ├── QuotaExceeded          ... of what a tenant may have of a thing
     │   ├── BodyTooLarge
+    │   ├── UnsupportedCoding
     │   ├── RateExceeded           enough for now, with when it begins anew
     │   │   ├── TooManyCalls       ... in this second
     │   │   └── TooManyMessages    ... today
     │   ├── Unauthenticated
+    │   ├── TooManyGuesses
     │   ├── Forbidden
     │   ├── OnlyInDevelopment
+    │   ├── AlreadyExists
+    │   ├── RotatedRecently
     │   └── NotFound
     ├── Unavailable                ours: try again later
     │   ├── IntakeFull
     │   ├── StillRunning           what was asked for is not finished yet, and goes on
     │   ├── OutcomeUnknown         the rows may or may not have been stored
+    │   ├── KeyMissing             what is stored is sealed, and this process has not the key
     │   └── DatabaseUnavailable
+    ├── Unopenable                 what is stored is sealed, and has been changed since
     └── Misconfigured              the operator's doing: the process does not start
 
 What a destination does is a value (`domain.attempt.Reply`), never an exception.
 """
+
+from datetime import datetime
 
 
 class PostroadError(Exception):
@@ -107,6 +115,14 @@ class BodyTooLarge(Refused):
         super().__init__(f"quota maxMessageSize exceeded, current limit: {limit_bytes} bytes (field: body)")
 
 
+class UnsupportedCoding(Refused):
+    """A compressed body where nobody would decompress it."""
+
+    def __init__(self, coding: str, advice: str = "") -> None:
+        self.coding = coding
+        super().__init__(f"a body with Content-Encoding {shown(coding)} is not supported here{advice}")
+
+
 class RateExceeded(Refused):
     """Of the `limit`, `remaining` are left until `resets_at_s`, in Unix seconds; that is not enough."""
 
@@ -136,6 +152,14 @@ class Unauthenticated(Refused):
         super().__init__("unable to authenticate: invalid token")
 
 
+class TooManyGuesses(Refused):
+    """An unknown token from where so many others came that nobody looks any more, for so many seconds."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__("too many unknown tokens came from this address, try again later")
+
+
 class Forbidden(Refused):
     """A known token that may not do this."""
 
@@ -149,6 +173,26 @@ class OnlyInDevelopment(Refused):
 
     def __init__(self) -> None:
         super().__init__("the clock can be moved only under postroad dev")
+
+
+class AlreadyExists(Refused):
+    """Something by this name is there already."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"{kind} {shown(name, quote='')} exists already")
+
+
+class RotatedRecently(Refused):
+    """Another rotation of signing keys, so soon that receivers may not have the pair of the last one yet."""
+
+    def __init__(self, rotated_at: datetime, again_at: datetime) -> None:
+        self.rotated_at, self.again_at = rotated_at, again_at
+        super().__init__(
+            f"the signing keys were rotated at {rotated_at:%Y-%m-%dT%H:%M:%SZ} already, and another rotation would "
+            "lock out receivers that have not got the new pair yet: it is possible by force, or from "
+            f"{again_at:%Y-%m-%dT%H:%M:%SZ} on"
+        )
 
 
 class NotFound(Refused):
@@ -189,6 +233,22 @@ class OutcomeUnknown(Unavailable):
         super().__init__(
             "the outcome of storing the message is unknown, publish again with a deduplication id to be safe"
         )
+
+
+class KeyMissing(Unavailable):
+    """A data key that no master key of this process opens, while others may have one that does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"data key {number} is missing: POSTROAD_ENCRYPTION_KEY of this node does not open it")
+
+
+class Unopenable(PostroadError):
+    """A sealed value that is damaged, or that was sealed for another place."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"what was sealed with data key {number} cannot be opened: it is damaged, or out of its place")
 
 
 class DatabaseUnavailable(Unavailable):

@@ -115,8 +115,9 @@ class Intake:
             await self._publisher.look_up(list(unknown.values()))
         if queues := {(tenant_id, one.options.queue) for one in publications if one.options.queue is not None}:
             await self._admit(tenant_id, queues)
-        news = [self._publisher.message(tenant_id, one) for one in publications]
-        if self._quota is not None and news:
+        policy = await self._publisher.policy(tenant_id)
+        news = [self._publisher.message(tenant_id, one, policy=policy) for one in publications]
+        if self._quota is not None and news and self._quota.is_limited(tenant_id):
             self._refuse_when_full(news)
             await self._quota.take(tenant_id, len(news))
         answers = await self._submit(news)

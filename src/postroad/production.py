@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
@@ -18,13 +19,18 @@ from types import FrameType
 
 from postroad import app, telemetry
 from postroad.dev import DEV_USERS
+from postroad.domain.tenant import token_hash
+from postroad.domain.token import is_damaged
 from postroad.errors import Misconfigured
 from postroad.server import BACKLOG
 from postroad.settings import Settings
-from postroad.store import migrations, tenants
+from postroad.store import data_keys, migrations, tenants, tokens, wall
 from postroad.store.engine import connected
 
 _log = logging.getLogger(__name__)
+
+KEY_ROTATION_GUARD = timedelta(hours=1)
+"""How soon keys may be rotated again: receivers that have not got the new pair by then are locked out."""
 
 _RESTART_PAUSE_S = 1.0
 
@@ -34,6 +40,8 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     if settings.database_url is None:
         raise Misconfigured("serve needs POSTROAD_DATABASE_URL; `postroad dev` runs a PostgreSQL of its own")
     url = settings.database_url.get_secret_value()
+    if settings.key_rotation_guard is None:
+        settings = settings.model_copy(update={"key_rotation_guard": KEY_ROTATION_GUARD})
     asyncio.run(prepare(settings, url))
     if settings.workers > 1:
         _supervise(settings, url, announce)
@@ -46,6 +54,9 @@ async def prepare(settings: Settings, url: str) -> None:
     """Check the schema, make the first tenant, accept the configured token, refuse the public ones."""
     async with connected(url) as connection:
         await migrations.check(connection)
+        if settings.row_level_security:
+            await wall.check(connection)
+        await data_keys.unlock(connection, settings.master_keys())
         async with connection.transaction():
             tenant_id = await tenants.ensure(connection, "default")
             if settings.token is not None:
@@ -53,10 +64,14 @@ async def prepare(settings: Settings, url: str) -> None:
                 _refuse_public(settings, {token})
                 if len(token) < 16:
                     raise Misconfigured("POSTROAD_TOKEN is too short to be safe: use 16 characters or more")
-                await tenants.add_token(connection, tenant_id, token, name="POSTROAD_TOKEN")
-        public = {user.token for user in DEV_USERS if await tenants.has_token(connection, user.token)}
+                if is_damaged(token):
+                    raise Misconfigured("POSTROAD_TOKEN was mistyped or cut off: its checksum is wrong")
+                if await tokens.is_revoked(connection, token_hash(token)):
+                    _log.warning("the token in POSTROAD_TOKEN was revoked and is not accepted: set another one")
+                await tokens.add(connection, tenant_id, token, name="POSTROAD_TOKEN")
+        public = {user.token for user in DEV_USERS if await tokens.exists(connection, user.token)}
         _refuse_public(settings, public)
-        if not await tenants.has_tokens(connection):
+        if not await tokens.any_exists(connection):
             _log.warning("nobody can publish yet: make a token with `postroad token create`, or set POSTROAD_TOKEN")
 
 

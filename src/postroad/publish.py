@@ -22,6 +22,7 @@ from postroad.store import url_groups
 from postroad.store.deliveries import Place
 from postroad.store.engine import Connection
 from postroad.store.messages import NewMessage, Stored, insert
+from postroad.tenancy import Tenancy
 
 LOOK_UP_S = 2.0
 """How long a publisher waits for the name server at most."""
@@ -49,9 +50,11 @@ class Publisher:
         limits: Limits,
         deduplication_window: timedelta,
         llm_url: str | None = None,
+        tenancy: Tenancy | None = None,
     ) -> None:
         self._clock = clock
         self._resolver = resolver
+        self._tenancy = tenancy
         self._limits = limits
         self._window = deduplication_window
         self._llm_url = llm_url
@@ -108,18 +111,30 @@ class Publisher:
             async with asyncio.timeout(LOOK_UP_S):
                 await asyncio.gather(*(self._resolver.resolve(url) for url in urls))
 
-    async def vet_url(self, text: str, *, field: str) -> None:
-        """Refuse a URL that an attempt would refuse. Raises `InvalidDestination`."""
+    async def policy(self, tenant_id: TenantId) -> str | None:
+        """Where this tenant's messages may go, in the words of its operator; None is the policy of this node."""
+        if self._tenancy is None:
+            return None
+        profile = self._tenancy.known_profile(tenant_id) or await self._tenancy.profile(tenant_id)
+        return profile.destinations
+
+    async def vet_url(self, text: str, *, field: str, policy: str | None) -> None:
+        """Refuse a URL that an attempt under this policy would refuse. Raises `InvalidDestination`."""
         try:
             url = parse_url(text)
         except InvalidDestination as error:
             raise InvalidDestination(error.reason, field=field) from None
         if self._resolver.known(url) is None:
             await self.look_up([url])
-        self._vet(url, field)
+        self._vet(url, field, policy)
 
     def message(
-        self, tenant_id: TenantId, publication: Publication, *, source_id: MessageId | None = None
+        self,
+        tenant_id: TenantId,
+        publication: Publication,
+        *,
+        policy: str | None,
+        source_id: MessageId | None = None,
     ) -> NewMessage:
         """The message that a publication becomes; a callback that is published anew has the `source_id` that it had.
 
@@ -129,9 +144,9 @@ class Publisher:
         """
         url = _url(publication.url)
         if publication.origin.url_group is None:
-            self._vet(url, "destination url")
+            self._vet(url, "destination url", policy)
         for callback in _callback_urls(publication.options):
-            self._vet(callback, "callback url")
+            self._vet(callback, "callback url", policy)
         return self._new(tenant_id, url, publication, source_id)
 
     def unvetted(
@@ -176,8 +191,8 @@ class Publisher:
         own = [_url(publication.url)] if publication.origin.url_group is None else []
         return [*own, *_callback_urls(publication.options)]
 
-    def _vet(self, url: Url, field: str) -> None:
-        match self._resolver.known(url):
+    def _vet(self, url: Url, field: str, policy: str | None) -> None:
+        match self._resolver.known(url, policy):
             case Refusal(reason) | Unresolved(reason, temporary=False):
                 raise InvalidDestination(reason, field=field)
 

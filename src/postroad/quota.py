@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from postroad.clock import Clock
@@ -28,25 +29,32 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Counter:
-    """A tenant's: `left` is how many messages were left when some were refused, and until when that holds."""
+    """A tenant's: `left` is how many messages of how many were left when some were refused, and until when."""
 
     wishes: list[_Wish] = field(default_factory=list)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    left: tuple[int, int] | None = None
+    left: tuple[int, int, int] | None = None
 
 
 class Quota:
     """At most so many messages of each tenant from midnight to midnight in UTC.
 
+    What was set for a tenant counts, else `most`; 0 is any number.
+
     Publishers of a tenant would queue for the lock of one row, so a process sends one statement at a time for it: what
     arrives meanwhile is counted together by the next one.
     """
 
-    def __init__(self, database: Database, clock: Clock, *, most: int) -> None:
+    def __init__(self, database: Database, clock: Clock, *, most: int, most_of: Mapping[TenantId, int]) -> None:
         self._database = database
         self._clock = clock
-        self._most = most
+        self._default = most
+        self._most_of = most_of
         self._counters: dict[TenantId, _Counter] = {}
+
+    def is_limited(self, tenant_id: TenantId) -> bool:
+        """Whether messages of this tenant are to be counted."""
+        return self._most_of.get(tenant_id, self._default) > 0
 
     async def take(self, tenant_id: TenantId, count: int) -> None:
         """Count messages that are about to be stored, all or none. Raises `TooManyMessages`."""
@@ -85,11 +93,14 @@ class Quota:
         self, connection: Connection, tenant_id: TenantId, counter: _Counter, count: int
     ) -> TooManyMessages | None:
         """Count, or give the reason why not. What was left after a refusal can only have become less since."""
-        if counter.left is not None and self._clock.now_s() >= counter.left[1]:
+        most = self._most_of.get(tenant_id, self._default)
+        if not most:
+            return None
+        if counter.left is not None and (counter.left[0] != most or self._clock.now_s() >= counter.left[2]):
             counter.left = None
-        if counter.left is None or count <= counter.left[0]:
-            if await usage.take(connection, tenant_id, count, most=self._most):
+        if counter.left is None or count <= counter.left[1]:
+            if await usage.take(connection, tenant_id, count, most=most):
                 return None
             used, tomorrow = await usage.today(connection, tenant_id)
-            counter.left = max(0, self._most - used), tomorrow
-        return TooManyMessages(self._most, *counter.left)
+            counter.left = most, max(0, most - used), tomorrow
+        return TooManyMessages(*counter.left)

@@ -11,10 +11,14 @@ from ipaddress import ip_address
 from math import inf
 
 from postroad.domain.destination import Url
-from postroad.domain.network import Policy
+from postroad.domain.network import OF_TENANT, Policy, parse_policy
+from postroad.errors import InvalidValue
+from postroad.own_places import OwnPlaces
 
 LOOKUPS_AT_A_TIME = 16
 MAX_CACHED = 10_000
+MAX_VERDICTS = 100
+"""Ports and policies for which the verdict on one host is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +58,34 @@ def look_up(host: str) -> Sequence[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
+Case = int | tuple[int, str]
+"""A port under the node's policy, or under that of a tenant."""
+
+
 @dataclass(slots=True)
 class _Known:
-    """What was found for a host, until when that holds, and what it means for each port."""
+    """What was found for a host, until when that holds, and what it means in each case."""
 
     until: float
     answer: Answer
-    resolutions: dict[int, Resolution] = field(default_factory=dict)
+    resolutions: dict[Case, Resolution] = field(default_factory=dict)
 
 
 class Resolver:
-    """Cached and vetted look-ups. Belongs to one event loop."""
+    """Cached look-ups, shared by all tenants, and their verdicts under each one's policy. Belongs to one event loop."""
 
     def __init__(
         self,
         policy: Policy,
         *,
+        own_places: OwnPlaces | None = None,
         ttl: float = 30.0,
         negative_ttl: float = 2.0,
         timeout: float = 5.0,
         look_up: LookUp = look_up,
     ) -> None:
         self._policy = policy
+        self._own_places = own_places or OwnPlaces()
         self._ttl, self._negative_ttl, self._timeout = ttl, negative_ttl, timeout
         self._look_up = look_up
         # Threads of our own: a name server that does not answer must not hold up the default executor's other users.
@@ -83,23 +93,26 @@ class Resolver:
         self._known: dict[str, _Known] = {}
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
 
-    def known(self, url: Url) -> Resolution | None:
-        """The answer if it needs no waiting: the host is an address, or was looked up a moment ago."""
+    def known(self, url: Url, policy: str | None = None) -> Resolution | None:
+        """The answer if it needs no waiting: the host is an address, or was looked up a moment ago.
+
+        `policy` is the text of the tenant's own, which counts in the place of the node's.
+        """
         found = self._known.get(url.host)
         if found is None and _is_address(url.host):
             found = self._remember(url.host, [url.host], inf)
         if found is None or (found.until != inf and found.until <= asyncio.get_running_loop().time()):
             return None
-        return self._resolution(url, found.answer, found.resolutions)
+        return self._resolution(url, policy, found.answer, found.resolutions)
 
-    async def resolve(self, url: Url) -> Resolution:
+    async def resolve(self, url: Url, policy: str | None = None) -> Resolution:
         """The answer, looked up if need be. Requests for one name at a time share one look-up."""
-        resolution = self.known(url)
+        resolution = self.known(url, policy)
         if resolution is not None:
             return resolution
         under_way = self._under_way.get(url.host) or self._start(url.host)
         # A waiter that is cancelled must not take the look-up from the others.
-        return self._resolution(url, await asyncio.shield(under_way), {})
+        return self._resolution(url, policy, await asyncio.shield(under_way), {})
 
     def _start(self, host: str) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
@@ -131,19 +144,32 @@ class Resolver:
         found = self._known[host] = _Known(until, answer)
         return found
 
-    def _resolution(self, url: Url, answer: Answer, resolutions: dict[int, Resolution]) -> Resolution:
-        resolution = resolutions.get(url.port)
+    def _resolution(
+        self, url: Url, policy: str | None, answer: Answer, resolutions: dict[Case, Resolution]
+    ) -> Resolution:
+        case = url.port if policy is None else (url.port, policy)
+        resolution = resolutions.get(case)
         if resolution is None:
-            resolution = answer if isinstance(answer, Unresolved) else self._vetted(url, answer)
-            resolutions[url.port] = resolution
+            resolution = answer if isinstance(answer, Unresolved) else self._vetted(url, policy, answer)
+            if self._own_places.may_be_on(url.port) and _is_address(url.host):
+                return resolution  # for now: this machine's own addresses change, and an address is known for ever
+            if len(resolutions) >= MAX_VERDICTS:
+                resolutions.clear()
+            resolutions[case] = resolution
         return resolution
 
-    def _vetted(self, url: Url, addresses: Sequence[str]) -> Addresses | Refusal:
+    def _vetted(self, url: Url, policy: str | None, addresses: Sequence[str]) -> Addresses | Refusal:
         """The addresses if every one of them is allowed: a name must not hide a forbidden address among others."""
+        try:
+            rules = self._policy if policy is None else parse_policy(policy, OF_TENANT)
+        except InvalidValue:
+            return Refusal(f"the list of destinations of this tenant cannot be read ({OF_TENANT} sets it)")
         items = []
         for text in addresses:
             address = ip_address(text)
-            reason = self._policy.refusal(url.host, url.port, address)
+            reason = rules.refusal(url.host, url.port, address)
+            if reason is None and self._own_places.hold(url.host, url.port, address):
+                reason = f"endpoint is this server itself: {address}"
             if reason is not None:
                 return Refusal(reason)
             items.append((socket.AF_INET if address.version == 4 else socket.AF_INET6, text))

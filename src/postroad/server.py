@@ -1,14 +1,21 @@
-"""The HTTP server: uvicorn, with one write for each response and without signal handlers of its own."""
+"""The HTTP server: uvicorn, with one write for each response, bounded heads, and patience that ends."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
+import httptools
 import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,17 +28,47 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 MOST_HEAD_BYTES = 64 * 1024
 MOST_HEADERS = 200
+MOST_PIPELINED = 64
+"""Requests of a connection that wait for the answer to an earlier one."""
+
+_NOT_HTTP = (
+    "this is not a valid HTTP request: look at the method, at line breaks and control characters, "
+    "and at destinations that are not percent-encoded ASCII"
+)
+_MOST_DESCRIPTORS = 65_536
+_CANDIDATES = 32
+_SILENT_S = 60
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many seconds a client may take for what it does, and how many clients there may be in one process.
+
+    A body that is on its way, and an answer that is not taken, must get ahead by `least_bytes` in every `stalled`
+    seconds. `linger` is how long the rest of a request is thrown away that was answered before it was complete.
+    """
+
+    head: int = 10
+    stalled: int = 30
+    least_bytes: int = 16 * 1024
+    idle: int = 75
+    linger: int = 10
+    connections: int = 10_000
 
 
 class Server(uvicorn.Server):
     """Serves until `should_exit`; `ready` is set when it accepts connections."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, patience: Patience | None = None) -> None:
+        self.watch = Watch(patience or Patience(connections=_connections_that_fit()))
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="none",
-                http=_Protocol,
+                # uvicorn asks for a class, and calls it with keywords.
+                http=cast("Any", partial(_Protocol, self.watch)),
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -39,7 +76,6 @@ class Server(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=75,
                 timeout_graceful_shutdown=8,
                 backlog=BACKLOG,
             )
@@ -51,58 +87,239 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times in a second."""
+        if counter % 10 == 0:
+            self.watch.tick()
+        return await super().on_tick(counter)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The node has the handlers."""
         yield
 
 
+class Watch:
+    """Ends what takes too long: one look at all connections in a second, instead of timers for every request."""
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience = patience
+        self.now = 0
+        self._silent_until = 0
+        self._connections: set[_Protocol] = set()
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self.now += 1
+        for connection in list(self._connections):
+            connection.look()
+
+    def enter(self, connection: _Protocol) -> None:
+        """A connection was made. When there are too many, one that waits for its client gives way to it.
+
+        So whoever opens many and says nothing loses them to those who have something to say.
+        """
+        self._connections.add(connection)
+        if len(self._connections) > self.patience.connections:
+            if self.now >= self._silent_until:
+                self._silent_until = self.now + _SILENT_S
+                _log.warning("more than %d clients are connected: those give way that wait", self.patience.connections)
+            some = [one for one in islice(self._connections, _CANDIDATES) if one.is_waiting and one is not connection]
+            min(some, key=lambda one: one.since, default=connection).end()
+
+    def leave(self, connection: _Protocol) -> None:
+        """A connection was lost."""
+        self._connections.discard(connection)
+
+
+class _Reading(Enum):
+    """What is expected of the client."""
+
+    REQUEST = auto()
+    HEAD = auto()
+    BODY = auto()
+    NOTHING = auto()
+
+
 class _Protocol(HttpToolsProtocol):
     """Bounds the head of a request, which uvicorn does not, and speaks of bad requests in the API's words."""
 
-    _messages = 0
-    _head_bytes = 0
-    _in_head = True
+    def __init__(self, watch: Watch, **given: Any) -> None:
+        super().__init__(**given)
+        self.since = watch.now
+        self._watch = watch
+        self._patience = watch.patience
+        # A new connection has as long for its first request as any other request has for its head.
+        self._reading = _Reading.HEAD
+        self._stays = False
+        self._piece_bytes = 0
+        self._first_piece_bytes = 0
+        self._unused_bytes = 0
+        self._body_bytes = 0
+        self._unsent_bytes = 0
+        self._unsent_since = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing is under way but what the client has yet to say."""
+        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        self._watch.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch.leave(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        answered = self._messages
-        super().data_received(data)
-        # What ended a request in this piece is not counted to the head of the next one.
-        if self._in_head and self._messages == answered:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._refuse(431, "the head of the request is too large")
+        if self._reading is _Reading.NOTHING:
+            return
+        self._piece_bytes = len(data)
+        self._unused_bytes += self._piece_bytes
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(400, _NOT_HTTP)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
+        # A head, or the framing and the trailer of a body: what ended in this piece is not counted to what follows.
+        if self._unused_bytes > MOST_HEAD_BYTES:
+            self._refuse(431, "the head of the request is too large")
+
+    def _stay(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1, which the parser leaves behind a head that offers something else.
+
+        Some clients offer HTTP/2 with their first request, whatever its body; without this, that would be lost.
+        """
+        framing = [pair for pair in self.scope["headers"] if pair[0] in (b"content-length", b"transfer-encoding")]
+        head = b"POST / HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in framing) + b"\r\n"
+        self.parser = httptools.HttpRequestParser(self)
+        self._stays = True
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserError:  # A framing that nobody knows, which the parser did not look at before.
+            self._refuse(400, _NOT_HTTP)
+        self._stays = False
+        self.data_received(rest)
+
+    def on_message_begin(self) -> None:
+        if self._stays:
+            return
+        self._reading = _Reading.HEAD
+        self._first_piece_bytes = self._piece_bytes
+        self.since = self._watch.now
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        if len(self.headers) > MOST_HEADERS or sum(len(n) + len(v) for n, v in self.headers) > MOST_HEAD_BYTES:
-            self._refuse(431, "the request has too many headers")
+        if self._stays:
             return
+        if len(self.headers) > MOST_HEADERS or self._has_large_head():
+            self._refuse(431, "the request has too many headers")
+        elif len(self.pipeline) >= MOST_PIPELINED:
+            self._refuse(429, "too many requests of this connection wait for their answers")
+        if self._reading is _Reading.NOTHING:
+            raise _EndedError
+        self._reading = _Reading.BODY
+        self._unused_bytes = self._body_bytes = 0
         super().on_headers_complete()
+        # A trailer is no part of the head: what it says was not there when the request was looked at.
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        self._unused_bytes = 0
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_head = True
-        self._messages += 1
+        if self.parser.should_upgrade():
+            return  # Its body is still to come.
+        self._reading = _Reading.REQUEST
+        self._unused_bytes = 0
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(
-            400,
-            "this is not a valid HTTP request: look at the method, at line breaks and control characters, "
-            "and at destinations that are not percent-encoded ASCII",
-        )
+    def on_response_complete(self) -> None:
+        """What uvicorn does, but for its timer of each answer: the watch has one for all."""
+        self.since = self._watch.now
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def look(self) -> None:
+        """End the connection if it has tried our patience."""
+        waited = self._watch.now - self.since
+        if self._sends_too_slowly() or (self._reading is _Reading.NOTHING and waited >= self._patience.linger):
+            self.transport.abort()
+        elif self._reading is _Reading.HEAD:
+            if waited >= self._patience.head and self.is_waiting:
+                self._refuse(408, "the head of the request did not arrive in time")
+        elif self._reading is _Reading.BODY:
+            self._look_at_body(waited)
+        elif waited >= self._patience.idle and self.is_waiting:
+            self.end()
+
+    def end(self) -> None:
+        """Close the connection as soon as what was written has been sent, which must be soon."""
+        self._reading = _Reading.NOTHING
+        self.since = self._watch.now
+        self.transport.close()
+
+    def _has_large_head(self) -> bool:
+        # Most heads are in small pieces altogether, and need not be counted.
+        if self._unused_bytes + self._first_piece_bytes <= MOST_HEAD_BYTES:
+            return False
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD_BYTES
+
+    def _look_at_body(self, waited: int) -> None:
+        if self.cycle.response_complete:
+            if waited >= self._patience.linger:
+                self.end()
+        elif self.flow.read_paused or self.cycle.waiting_for_100_continue or self.pipeline:
+            self.since = self._watch.now  # It is we who are slow.
+        elif waited >= self._patience.stalled:
+            if self._body_bytes < self._patience.least_bytes:
+                self._refuse(408, "the body of the request did not arrive in time")
+            self.since, self._body_bytes = self._watch.now, 0
+
+    def _sends_too_slowly(self) -> bool:
+        """Whether the client takes too little of what was written for it."""
+        unsent = self.transport.get_write_buffer_size()
+        # More of it than before was written because there was room for it.
+        if not unsent or unsent > self._unsent_bytes or self._unsent_bytes - unsent >= self._patience.least_bytes:
+            self._unsent_bytes, self._unsent_since = unsent, self._watch.now
+        if not unsent:
+            return False
+        if self._reading is _Reading.REQUEST:
+            self.since = self._watch.now  # It has not had its answer yet.
+        return self._watch.now - self._unsent_since >= self._patience.stalled
 
     def _refuse(self, status: int, reason: str) -> None:
+        """Answer, read no more, and let the client find the answer before the connection is closed."""
+        if self._reading is _Reading.NOTHING or self.transport.is_closing():
+            return
+        self._reading = _Reading.NOTHING
+        self.since = self._watch.now
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+            return
         body = orjson.dumps({"error": reason})
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\nX-Request-Id: {random_text('req_')}\r\nConnection: close\r\n\r\n"
-        if not self.transport.is_closing():
-            self.transport.write(head.encode() + body)
-            self.transport.close()
+        self.transport.write(head.encode() + body)
+        # With what it still sends thrown away, and not with a reset, which could overtake the answer.
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.pipeline.clear()
+
+
+class _EndedError(Exception):
+    """Stops the parser in the middle of what has arrived; never leaves this module."""
 
 
 class _JoinedWrites:
@@ -124,6 +341,11 @@ class _JoinedWrites:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
 
+    def write_eof(self) -> None:
+        self._flush()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
     def close(self) -> None:
         self._flush()
         self._transport.close()
@@ -137,3 +359,16 @@ class _JoinedWrites:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _connections_that_fit() -> int:
+    """How many connections of clients this process may have: half of the descriptors that the system lets it have.
+
+    The other half is for deliveries and the database.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        soft = possible
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return Patience().connections if soft == resource.RLIM_INFINITY else min(Patience().connections, soft // 2)

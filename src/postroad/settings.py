@@ -17,15 +17,17 @@ from postroad.domain.destination import parse_url
 from postroad.domain.duration import format_duration, parse_duration
 from postroad.domain.limits import Limits
 from postroad.domain.network import parse_networks, parse_policy
+from postroad.domain.proxy import parse_proxy
 from postroad.domain.schedule import LONGEST_CATCH_UP
 from postroad.errors import InvalidDestination, InvalidValue, Misconfigured
+from postroad.vault import MasterKey, parse_master_keys
 
 PREFIX = "POSTROAD_"
 
 Role = Literal["api", "dispatcher"]
 ROLES: tuple[Role, ...] = ("api", "dispatcher")
 
-SECRETS = ("database_url", "token")
+SECRETS = ("database_url", "egress_proxy", "encryption_key", "token")
 """Settings that a file may hold instead: `POSTROAD_TOKEN_FILE` is the path of one whose content is the token."""
 
 
@@ -46,6 +48,15 @@ def _policy(value: object) -> object:
     return value
 
 
+def _proxy(value: object) -> object:
+    try:
+        parse_proxy(value.get_secret_value() if isinstance(value, SecretStr) else str(value))
+    except InvalidValue as error:
+        # Without the value, which may hold a password.
+        raise ValueError(f"expected {error.expected}") from None
+    return value
+
+
 def _networks(value: object) -> object:
     try:
         parse_networks(str(value))
@@ -59,6 +70,11 @@ def _url(value: object) -> object:
         parse_url(str(value))
     except InvalidDestination as error:
         raise ValueError(str(error)) from None
+    return value
+
+
+def _master_keys(value: object) -> object:
+    parse_master_keys(value if isinstance(value, str) else "")
     return value
 
 
@@ -90,9 +106,19 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes, all on the same port")
     database_connections: int = Field(10, ge=4, le=1000, description="connections of one process at most")
     token: SecretStr | None = Field(None, description="a token accepted from the first start on, or ..._TOKEN_FILE")
+    encryption_key: Annotated[SecretStr, BeforeValidator(_master_keys)] | None = Field(
+        None, description="32 bytes in base64 that secrets are stored under, old keys behind it, or ..._KEY_FILE"
+    )
+    row_level_security: bool = Field(
+        True, description="false where the role of the wall between tenants cannot be made"
+    )
     allow_dev_credentials: bool = Field(False, description="let `serve` run with the public tokens of `dev`")
     destinations: Annotated[str, BeforeValidator(_policy)] | None = Field(
-        None, description="where messages may go: public (default of serve), lan, any (default of dev), or a list"
+        None,
+        description="where messages may go: public (default of serve), lan, any (default of dev), or a list; ! refuses",
+    )
+    egress_proxy: Annotated[SecretStr, BeforeValidator(_proxy)] | None = Field(
+        None, description="proxy for all deliveries, http://user:password@host:3128, or ..._PROXY_FILE with it"
     )
     llm_url: Annotated[str, BeforeValidator(_url)] | None = Field(
         None, description="where the destination api/llm leads, e.g. https://api.openai.com/v1/chat/completions"
@@ -102,8 +128,14 @@ class Settings(BaseSettings):
         pattern="^[A-Z0-9-]+$",
         description="sent as Upstash-Region, e.g. EU-CENTRAL-1, for receivers of several regions",
     )
+    standard_webhooks: bool = Field(
+        False, description="send the signatures of Standard Webhooks (webhook-id, ...) beside Upstash-Signature"
+    )
     ca_file: Path | None = Field(None, description="certificates to trust beside the system's")
     slots: int = Field(1000, ge=1, le=100_000, description="deliveries in progress in one process at most")
+    key_rotation_guard: Duration | None = Field(
+        None, description="how soon signing keys may be rotated again: 1h (default of serve), 0s (default of dev)"
+    )
     shutdown_grace: Duration = Field(timedelta(seconds=30), description="how long a stop waits for deliveries")
     message_linger: Duration = Field(timedelta(minutes=10), description="how long a finished message can be read")
     log_retention: Retention = Field(timedelta(days=14), description="how long the log keeps events")
@@ -145,6 +177,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load` hands in, so that an unknown variable cannot slip past it."""
         return (init_settings,)
+
+    def master_keys(self) -> tuple[MasterKey, ...]:
+        """The keys that secrets in the database are stored under, the one of new data keys first; none by default."""
+        return () if self.encryption_key is None else parse_master_keys(self.encryption_key.get_secret_value())
 
     def limits(self) -> Limits:
         """The bounds of what is accepted."""

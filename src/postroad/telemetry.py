@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from json import dumps
@@ -14,6 +15,7 @@ from postroad.domain.outcome import Delivered, Outcome
 from postroad.domain.reply import NoResponse, Reply, Response
 
 _attempts = logging.getLogger("postroad.attempt")
+_DETAIL = re.compile(r"^DETAIL: .*$", re.MULTILINE)
 
 
 def configure(*, level: str, json: bool, deliveries: bool = False) -> None:
@@ -22,7 +24,7 @@ def configure(*, level: str, json: bool, deliveries: bool = False) -> None:
     With `deliveries`, attempts that succeeded are said too, as those that failed are.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
+    handler.setFormatter(_Json() if json else _Text("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if deliveries and level == "info":
         _attempts.setLevel(logging.DEBUG)
@@ -54,7 +56,13 @@ def attempt_ended(attempt: Attempt, reply: Reply, outcome: Outcome, duration: ti
     _attempts.log(max(level, logging.INFO), text, extra={"event": event})
 
 
-class _Json(logging.Formatter):
+class _Text(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
+        """Without what PostgreSQL adds to an error: it quotes the row, and with it bodies and headers."""
+        return _DETAIL.sub("DETAIL:  (not logged)", super().formatException(ei))
+
+
+class _Json(_Text):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),

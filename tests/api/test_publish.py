@@ -9,8 +9,9 @@ import pytest
 
 from postroad.domain.ids import IdMint, message_text
 from postroad.domain.tenant import Access
+from postroad.store import tokens
 from postroad.store.engine import Connection
-from postroad.store.tenants import add_token, find
+from postroad.store.tenants import find
 from tests.conftest import TOKEN, Running, Serve
 from tests.receiver import Receiver
 
@@ -274,7 +275,7 @@ async def test_a_token_reaches_as_far_as_its_access(
 ) -> None:
     tenant_id = await find(connection, "default")
     assert tenant_id is not None
-    await add_token(connection, tenant_id, "some-token", name="test", access=access)
+    await tokens.add(connection, tenant_id, "some-token", name="test", access=access)
     headers = {"Authorization": "Bearer some-token"}
 
     answers = [

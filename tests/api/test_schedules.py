@@ -10,7 +10,7 @@ import pytest
 from postroad.api import schedules
 from postroad.dev import DEV_USERS
 from postroad.domain.tenant import Access, TenantId
-from postroad.store import tenants
+from postroad.store import tokens
 from postroad.store.engine import Connection
 from tests.conftest import Running, Serve
 
@@ -354,7 +354,7 @@ async def test_tenants_do_not_see_each_others_schedules(server: Running) -> None
 async def test_a_token_does_what_its_access_allows(server: Running, connection: Connection) -> None:
     await made(server, Upstash_Schedule_Id="s")
     for access in (Access.READ_ONLY, Access.PUBLISH_ONLY):
-        await tenants.add_token(connection, TenantId(1), f"token-{access}", name="test", access=access)
+        await tokens.add(connection, TenantId(1), f"token-{access}", name="test", access=access)
     reader = {"Authorization": "Bearer token-read-only"}
     publisher = {"Authorization": "Bearer token-publish-only", "Upstash-Cron": "@daily"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from postroad.dev import DEV_USERS
 from postroad.domain.tenant import Access
-from postroad.store import tenants
+from postroad.store import tenants, tokens
 from postroad.store.engine import Connection
 from tests.conftest import Running, Serve
 
@@ -406,7 +406,7 @@ async def test_a_token_that_may_only_read_changes_nothing(server: Running, conne
     tenant_id = await tenants.find(connection, DEV_USERS[0].tenant)
     assert tenant_id is not None
     for access in (Access.READ_ONLY, Access.PUBLISH_ONLY):
-        await tenants.add_token(connection, tenant_id, access.value, name="test", access=access)
+        await tokens.add(connection, tenant_id, access.value, name="test", access=access)
     read_only, publish_only = {"Authorization": "Bearer read-only"}, {"Authorization": "Bearer publish-only"}
 
     assert (await server.http.get("/v2/topics/news", headers=read_only)).status_code == 200

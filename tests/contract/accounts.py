@@ -19,7 +19,7 @@ import httpx
 import pytest_asyncio
 
 from postroad.domain.tenant import SigningKeys
-from postroad.store import tenants
+from postroad.store import tenants, tokens
 from postroad.store.engine import connected
 from tests import conftest
 from tests.conftest import Running, at_database
@@ -61,7 +61,7 @@ async def server(node: Running) -> AsyncIterator[Account]:
     name = f"account-{next(_numbers)}"
     async with connected(node.database_url) as connection:
         tenant_id = await tenants.ensure(connection, name)
-        await tenants.add_token(connection, tenant_id, name, name="contract")
+        await tokens.add(connection, tenant_id, name, name="contract")
         keys = await tenants.signing_keys(connection, tenant_id)
     headers = {"Authorization": f"Bearer {name}"}
     async with httpx.AsyncClient(base_url=node.url, headers=headers, timeout=30, verify=False) as client:

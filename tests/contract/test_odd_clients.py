@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from postroad.domain.tenant import Access
-from postroad.store import tenants
+from postroad.store import tenants, tokens
 from postroad.store.engine import connected
 from tests.conftest import Running, eventually
 from tests.contract import accounts
@@ -281,15 +281,15 @@ async def test_every_endpoint_refuses_in_json(node: Running, server: Account) ->
     """The Go client decodes whatever has a status of 400 and above, so nothing else may ever come."""
     async with connected(server.database_url) as connection:
         tenant_id = await tenants.ensure(connection, server.token)
-        await tenants.add_token(connection, tenant_id, "reader", name="reader", access=Access.READ_ONLY)
+        await tokens.add(connection, tenant_id, "reader", name="reader", access=Access.READ_ONLY)
     paths = (await node.http.get("/openapi.json")).json()["paths"]
-    tokens = [{"Authorization": f"Bearer {token}"} for token in ("wrong", "reader")]
+    bearers = [{"Authorization": f"Bearer {token}"} for token in ("wrong", "reader")]
     requests: list[tuple[str, str, dict[str, Any]]] = []
     for path, documented in paths.items():
         url = re.sub(r"{\w+}", "none", path)
         methods = {method.upper() for method in documented}
         requests += [(method, url, {}) for method in {"GET", "PUT", "POST", "PATCH", "DELETE"} - methods]
-        requests += [(method, url, {"headers": token}) for method in methods for token in tokens]
+        requests += [(method, url, {"headers": token}) for method in methods for token in bearers]
         requests += [(method, url, {"content": "{"}) for method in methods]
         requests += [(method, url, {"params": {"surprise": "1"}}) for method in methods]
 

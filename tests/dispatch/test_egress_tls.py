@@ -7,13 +7,14 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
 from postroad.dispatch.egress import tls_context
-from postroad.domain.reply import NoResponse
+from postroad.domain.reply import NoResponse, Response
 from postroad.errors import Misconfigured
 from tests.egress import OK, client, on_both_loops, to
 from tests.receiver import (
@@ -22,6 +23,7 @@ from tests.receiver import (
     deaf,
     half,
     hang_up,
+    raw,
     reset,
 )
 
@@ -183,6 +185,34 @@ async def test_the_deadline_holds_over_tls(authority: trustme.CA) -> None:
         receiver.script("/", deaf())
         reply = await egress.send(to(receiver.url(host="hooks.example"), body=b"x" * 20_000_000, timeout=0.5))
         assert reply == NoResponse("timed out after 0.5 s")
+
+
+@on_both_loops
+async def test_an_answer_in_many_small_chunks_comes_whole_over_tls(authority: trustme.CA) -> None:
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000
+    async with (
+        Receiver(ssl_context=serving(authority, "hooks.example")) as receiver,
+        client(here, ssl_context=trusting(authority)) as egress,
+    ):
+        receiver.script("/", raw(chunks + b"0\r\n\r\n"), raw(chunks, then_close=True))
+        reply = await egress.send(to(receiver.url(host="hooks.example")))
+        assert isinstance(reply, Response)
+        assert (reply.body, reply.cut) == (b"x" * 20_000, False)
+        reply = await egress.send(to(receiver.url(host="hooks.example")))
+        assert reply == NoResponse("connection closed before the response was complete")
+
+
+def test_there_is_one_policy_and_the_environment_cannot_weaken_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    context = tls_context()
+    assert not context.keylog_filename
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    ciphers = [cipher["name"] for cipher in context.get_ciphers()]
+    assert all(name.startswith(("TLS_", "ECDHE-", "DHE-")) for name in ciphers), "all have forward secrecy"
+    assert not [name for name in ciphers if any(weak in name for weak in ("NULL", "RC4", "DES", "MD5", "EXP", "anon"))]
 
 
 def test_a_file_that_holds_no_authorities_is_told_at_the_start() -> None:

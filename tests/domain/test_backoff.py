@@ -132,3 +132,8 @@ def test_a_duration_in_units_is_the_same_as_one_in_seconds(seconds: int) -> None
 def test_no_answer_of_a_destination_makes_it_fail(headers: tuple[tuple[str, str], ...]) -> None:
     delay = requested_delay(headers, NOW)
     assert delay is None or timedelta() <= delay <= DAY
+
+
+def test_a_value_that_takes_long_to_read_is_not_read() -> None:
+    assert requested_delay((("Retry-After", "1s" * 32),), NOW) == timedelta(seconds=32)
+    assert requested_delay((("Retry-After", "1s" * 33),), NOW) is None

@@ -5,13 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroad.domain.headers import (
+    MAX_NAME_LENGTH,
+    MAX_VALUE_BYTES,
     NOT_FORWARDED,
     _remembered_canonical,
     canonical,
     check_name,
     check_value,
+    following,
     header_map,
     is_forwardable,
+    unambiguous,
 )
 from postroad.errors import InvalidValue
 
@@ -55,6 +59,15 @@ def test_a_destination_cannot_fill_the_memory_with_long_names() -> None:
 @given(tokens)
 def test_every_token_is_a_name(name: str) -> None:
     assert check_name(name) == name
+
+
+def test_a_name_and_a_value_have_a_longest_length() -> None:
+    assert check_name("x" * MAX_NAME_LENGTH)
+    with pytest.raises(InvalidValue, match="at most 256 characters"):
+        check_name("x" * (MAX_NAME_LENGTH + 1))
+    assert check_value(f" {'x' * MAX_VALUE_BYTES} ")
+    with pytest.raises(InvalidValue, match="at most 8192 bytes"):
+        check_value("x" * (MAX_VALUE_BYTES + 1))
 
 
 @given(st.text(min_size=1).filter(lambda text: not set(text) <= set(TOKEN_CHARACTERS)))
@@ -121,6 +134,10 @@ def test_an_accepted_value_is_one_line_of_latin_1(value: str) -> None:
         "upstash-message-id",
         "upstash-signature",
         "upstash-anything",
+        "content_length",
+        "transfer_encoding",
+        "proxy_authorization",
+        "upstash_message_id",
     ],
 )
 def test_headers_of_the_connection_and_ours_are_not_forwarded(name: str) -> None:
@@ -138,6 +155,30 @@ def test_all_other_headers_are_forwarded(name: str) -> None:
 def test_names_that_are_not_forwarded_are_lower_case_tokens() -> None:
     assert all(check_name(name) == name.lower() for name in NOT_FORWARDED)
     assert not any(is_forwardable(name) for name in NOT_FORWARDED)
+
+
+def test_what_follows_is_neither_for_us_nor_of_proxies_nor_who_the_caller_is() -> None:
+    fields = [
+        ("connection", "close, X-Hop"),
+        ("connection", "x-Other ,"),
+        ("x-hop", "1"),
+        ("x-other", "1"),
+        ("authorization", "Bearer x"),
+        ("cookie", "a=b"),
+        ("forwarded", "for=x"),
+        ("x-forwarded-for", "x"),
+        ("upstash-retries", "1"),
+        ("host", "h"),
+        ("x-own", "1"),
+        ("accept", "a"),
+        ("x-own", "2"),
+    ]
+    assert following(fields) == [("x-own", "1"), ("accept", "a"), ("x-own", "2")]
+
+
+def test_of_a_header_that_is_no_list_the_last_line_is_left() -> None:
+    headers = [("Content-Type", "a"), ("X-A", "1"), ("Cookie", "a"), ("Content-Type", "b"), ("X-A", "2")]
+    assert unambiguous(headers) == [("X-A", "1"), ("Cookie", "a"), ("Content-Type", "b"), ("X-A", "2")]
 
 
 def test_values_of_one_name_are_gathered_in_their_order() -> None:

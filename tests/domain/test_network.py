@@ -9,14 +9,26 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from postroad.domain.network import NEVER, NOT_FOR_HTTP, REFUSED, HostRule, NetworkRule, Policy, parse_policy
+from postroad.domain.network import (
+    NEVER,
+    NOT_FOR_HTTP,
+    OF_TENANT,
+    REFUSED,
+    HostRule,
+    NetworkRule,
+    Policy,
+    parse_policy,
+)
 from postroad.errors import InvalidValue
 
 PUBLIC, LAN, ANY = map(parse_policy, ("public", "lan", "any"))
 
 NAT64 = IPv6Network("64:ff9b::/96")
 
-METADATA = ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "169.254.170.2", "fd20:ce::254", "168.63.129.16"]
+METADATA = [
+    *("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "169.254.170.2", "fd20:ce::254", "168.63.129.16"),
+    *("169.254.0.23", "169.254.42.42", "fd00:42::42", "fd00:c1::a9fe:a9fe", "fe80::a9fe:a9fe"),
+]
 
 
 def refusal(policy: Policy, address: str, host: str = "example.com", port: int = 443) -> str | None:
@@ -137,6 +149,8 @@ EMBEDDINGS: dict[str, Embedding] = {
     "local NAT64, /48": behind_u("64:ff9b:1::", 16),
     "6to4": under("2002::", 80),
     "6to4 with a host": under("2002::1:2:3", 80),
+    "ISATAP": under("2606:2800:220:1:0:5efe::"),
+    "ISATAP, universal": under("2606:2800:220:1:200:5efe::"),
     "Teredo server": under("2001::f7f7:f7f7", 64),
     "Teredo client": lambda inner: IPv6Address(
         int(IPv6Address("2001:0:4136:e378:8000:63bf::")) | ~int(inner) & 0xFFFF_FFFF
@@ -198,6 +212,69 @@ def test_a_list_with_a_preset_adds_to_it() -> None:
     assert policy.refusal("db.internal", 8081, ip_address("192.168.0.9")) is not None
     assert policy.refusal("localhost", 9000, ip_address("::1")) is None
     assert policy.refusal("localhost", 9001, ip_address("::1")) is not None
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused", "allowed"),
+    [
+        ("any,!10.0.0.5", ["10.0.0.5:80", "10.0.0.5:443"], ["10.0.0.6:80"]),
+        ("!10.0.0.0/8,lan", ["10.9.9.9:80"], ["192.168.0.1:80"]),
+        ("any,!10.0.0.0/8:8080", ["10.0.0.5:8080"], ["10.0.0.5:8081"]),
+        ("any,!fd00::/8", ["[fd12::1]:80"], ["[2606:4700::1111]:80", "[::1]:80"]),
+        ("any,![::1]:8080", ["[::1]:8080"], ["[::1]:80"]),
+        ("any, ! 10.0.0.5", ["10.0.0.5:80"], ["10.0.0.6:80"]),
+        ("any,!:8080", ["1.1.1.1:8080", "[::1]:8080"], ["1.1.1.1:80"]),
+        ("public,!1.1.1.1", ["1.1.1.1:443"], ["8.8.8.8:443"]),
+        ("10.0.0.0/8,!10.1.0.0/16", ["10.1.2.3:80", "1.1.1.1:80"], ["10.2.3.4:80"]),
+        ("any,!::ffff:10.0.0.5", ["10.0.0.5:80"], ["10.0.0.6:80"]),
+        ("public,!64:ff9b::/96", ["[64:ff9b::808:808]:80"], ["8.8.8.8:80"]),
+    ],
+)
+def test_what_stands_behind_an_exclamation_mark_is_refused_whatever_else_allows_it(
+    policy: str, refused: list[str], allowed: list[str]
+) -> None:
+    parsed = parse_policy(policy)
+    for place in [*refused, *allowed]:
+        host, _, port = place.rpartition(":")
+        said = refusal(parsed, host.strip("[]"), port=int(port))
+        assert (said is None) == (place in allowed), place
+
+
+def test_a_refused_address_is_refused_inside_every_address_that_carries_it() -> None:
+    policy = parse_policy("any,!10.0.0.5")
+    for name, embedded in EMBEDDINGS.items():
+        assert refusal(policy, str(embedded(IPv4Address("10.0.0.5")))) is not None, name
+
+
+def test_a_host_can_be_refused_by_name_wherever_it_is() -> None:
+    policy = parse_policy("any,!*.internal.example:8080,!secret.example")
+    assert refusal(policy, "1.1.1.1", "a.internal.example", 8080) is not None
+    assert refusal(policy, "1.1.1.1", "a.internal.example", 80) is None
+    assert refusal(policy, "1.1.1.1", "secret.example") is not None
+    assert refusal(policy, "1.1.1.1", "not.secret.example") is None
+
+
+def test_a_refusal_counts_more_than_an_allowance_in_whatever_order() -> None:
+    for text in ("10.0.0.5,!10.0.0.5", "!10.0.0.5,10.0.0.5", "db.internal,!10.0.0.5", "!db.internal,10.0.0.5"):
+        said = refusal(parse_policy(text), "10.0.0.5", "db.internal")
+        assert said == "endpoint is on the list of what is refused: 10.0.0.5 (POSTROAD_DESTINATIONS refuses it)"
+
+
+def test_a_refusal_names_what_sets_the_policy_that_counts() -> None:
+    policy = parse_policy("public,!1.1.1.1", OF_TENANT)
+    assert refusal(policy, "10.0.0.1") == (
+        "endpoint resolves to a private address: 10.0.0.1 (postroad tenant set --destinations can allow it)"
+    )
+    assert refusal(policy, "1.1.1.1") == (
+        "endpoint is on the list of what is refused: 1.1.1.1 (postroad tenant set --destinations refuses it)"
+    )
+
+
+@given(st.ip_addresses() | a_refused_ipv4, st.sampled_from(["!10.0.0.0/8", "!:443", "!example.com", "!2000::/3"]))
+def test_a_refusal_allows_nothing(address: IPv4Address | IPv6Address, entry: str) -> None:
+    for preset in ("public", "lan", "any"):
+        if parse_policy(preset).refusal("example.com", 443, address) is not None:
+            assert parse_policy(f"{preset},{entry}").refusal("example.com", 443, address) is not None
 
 
 def test_a_pattern_means_every_name_below_and_not_the_name_itself() -> None:
@@ -272,6 +349,8 @@ def test_a_policy_is_read_as_it_is_written() -> None:
             "1::2::3",
             "user@host",
         ),
+        *("!", "public,!", "public,!!10.0.0.1", "public,!lan", "!10.0.0.5", "!10.0.0.5,!a.b", "public,!10.0.0.1/8"),
+        *("public,!:0", "public,!:65536", "public,!:x", "public,!*", "any,!http://a.b"),
         *("bücher.example", "a b", f"{'a' * 64}.example", "fd00::/8:443:1:2:3:4:5:6:7"),
     ],
 )

@@ -232,6 +232,16 @@ def test_only_the_retries_that_can_happen_are_checked() -> None:
     assert milliseconds(expression.delay(2)) == 1000
 
 
+def test_a_long_expression_is_checked_for_the_first_hundred_retries() -> None:
+    """Each takes its time, and a batch may bring thousands of expressions."""
+    longest = "1000 / (%d - retried)" + " + 1" * 29
+    assert parse_retry_expression(longest % 102, 1000).delay(102) == backoff(102)
+    with pytest.raises(InvalidValue, match="retried = 101"):
+        parse_retry_expression("1000 / (101 - retried)", 1000)
+    with pytest.raises(InvalidValue, match="retried = 100"):
+        parse_retry_expression(longest % 100, 1000)
+
+
 def test_a_negative_delay_is_none_at_all() -> None:
     assert parse_retry_expression("-1000", 3).delay(0) == timedelta()
     assert parse_retry_expression("1000 - 600 * retried", 3).delay(3) == timedelta()

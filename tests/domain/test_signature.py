@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qstash import Receiver
 from qstash.errors import SignatureError
 
-from postroad.domain.signature import signature
+from postroad.domain.signature import LIFETIME_SECONDS, signature, standard_webhooks, standard_webhooks_secret
 
 KEY = "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r"
 NEXT_KEY = "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs"
@@ -128,3 +128,56 @@ def test_a_token_is_good_for_five_minutes() -> None:
     Receiver(KEY, NEXT_KEY).verify(signature=signature(KEY, URL, b"", now - 290, JTI), body="")
     with pytest.raises(SignatureError, match="expired"):
         Receiver(KEY, KEY).verify(signature=signature(KEY, URL, b"", now - 301, JTI), body="")
+
+
+# Standard Webhooks 1.0.0, verified as its text says and not by our means.
+
+
+def verified(secret: str, headers: dict[str, str], body: bytes) -> bool:
+    """What a receiver does: the id, the seconds and the body, joined by dots, under the decoded part of the secret."""
+    key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    signed = headers["Webhook-Id"].encode() + b"." + headers["Webhook-Timestamp"].encode() + b"." + body
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return any(one.partition(",") == ("v1", ",", expected) for one in headers["Webhook-Signature"].split(" "))
+
+
+@given(keys, keys, st.binary(), st.integers(0, 2**40))
+def test_a_receiver_with_either_key_verifies_the_headers_of_standard_webhooks(
+    key: str, following: str, body: bytes, now_s: int
+) -> None:
+    headers = dict(standard_webhooks([key, following], "msg_1", body, now_s))
+    assert (headers["Webhook-Id"], headers["Webhook-Timestamp"]) == ("msg_1", str(now_s))
+    assert verified(standard_webhooks_secret(key), headers, body)
+    assert verified(standard_webhooks_secret(following), headers, body)
+    assert not verified(standard_webhooks_secret("sig_another"), headers, body)
+    assert not verified(standard_webhooks_secret(key), headers, body + b"x")
+    assert not verified(standard_webhooks_secret(key), headers | {"Webhook-Id": "msg_2"}, body)
+    assert not verified(standard_webhooks_secret(key), headers | {"Webhook-Timestamp": str(now_s + 1)}, body)
+
+
+def test_the_example_of_the_standard_is_verified() -> None:
+    """What is verified here is not our own idea of the standard: the example is in the tests of its libraries."""
+    headers = {
+        "Webhook-Id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "Webhook-Timestamp": "1614265330",
+        "Webhook-Signature": "v1,bm9ldHU= v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    assert verified("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", headers, b'{"test": 2432232314}')
+    assert not verified("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSx", headers, b'{"test": 2432232314}')
+
+
+def test_the_secret_is_what_libraries_take() -> None:
+    assert standard_webhooks_secret(KEY) == f"whsec_{base64.b64encode(KEY.encode()).decode()}"
+    assert standard_webhooks_secret(KEY) == "whsec_c2lnXzdrWWp3NDhtaFk3a0FqcU5HY3k2Y3IyOVJKNnI="
+
+
+def test_a_signature_of_one_kind_is_none_of_the_other() -> None:
+    token = signature(KEY, URL, b"", 0, JTI)
+    headers = dict(standard_webhooks([KEY], "msg_1", token.rpartition(".")[0].encode(), 0))
+    mac = base64.urlsafe_b64encode(base64.b64decode(headers["Webhook-Signature"][3:])).rstrip(b"=").decode()
+    with pytest.raises(SignatureError):
+        Receiver(KEY, KEY).verify(signature=f"{token.rpartition('.')[0]}.{mac}", body="")
+
+
+def test_a_token_lives_for_a_short_time() -> None:
+    assert LIFETIME_SECONDS <= 300

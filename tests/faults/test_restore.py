@@ -129,7 +129,9 @@ async def restore(method: Method, backup: Path, server: PostgresServer) -> None:
     await server.start()
     if method == "pg_dump":
         url = await server.create_database(DATABASE)
-        await server.program("pg_restore", "--no-owner", "--exit-on-error", "-d", url, str(backup / "file"))
+        await server.program(
+            "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "-d", url, str(backup / "file")
+        )
 
 
 def ids(requests: list[Received]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import psutil
 
-from postroad.store import embedded, migrations
+from postroad.store import embedded, migrations, wall
 from tests.faults.cluster import Cluster, Node
 from tests.faults.postgres import PostgresServer, free_port, run_directory
 from tests.faults.replication import DATABASE, Wire, replicated
@@ -169,6 +169,7 @@ async def staged(
             await server.create_database(DATABASE)
         async with server.connection(DATABASE) as connection:
             await connection.execute(f"create role {ROLE} login; alter database {DATABASE} owner to {ROLE}")
+            await connection.execute(f"create role {wall.ROLE} nologin; grant {wall.ROLE} to {ROLE}")
         line = await stack.enter_async_context(Line(server.port))
         await migrations.migrate(f"postgresql://{ROLE}@127.0.0.1:{line.port}/{DATABASE}")
         entry, query, pgbouncer = line.port, "", None

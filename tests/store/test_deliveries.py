@@ -383,7 +383,7 @@ async def test_a_settlement_reads_by_primary_key(connection: Connection, crowded
     n = len(ids)
     columns = (ids, [1] * n, [0] * n, [None] * n, [200] * n, [None] * n, [None] * n, [None] * n, [0.001] * n)
 
-    text = await plan(connection, statement("settle"), crowded, *columns)
+    text = await plan(connection, statement("settle"), crowded, *columns, None)
 
     assert "deliveries_pkey" in text
     assert ("Seq Scan", "deliveries") not in scans(text)
@@ -398,7 +398,7 @@ async def test_rescue_and_the_look_ahead_read_through_their_indexes(connection: 
 
 
 async def test_a_fetch_prunes_partitions_for_each_id(connection: Connection) -> None:
-    text = await plan(connection, statement("fetch"), [a_new_message().message.id], 65536)
+    text = await plan(connection, statement("fetch"), [a_new_message().message.id], 65536, 44)
 
     kinds = {kind for kind, table in scans(text) if table.startswith("messages")}
     assert kinds == {"Index Scan"}

@@ -287,6 +287,9 @@ class Explaining:
         self.indexes: set[str] = set()
         self.rows = 0
 
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        return await self.connection.fetchval(sql, *arguments)
+
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
         prepared = await self.connection.prepare(sql)
         self._read(await prepared.explain(*arguments, analyze=True))

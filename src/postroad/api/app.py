@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from postroad import __version__
 from postroad.api import (
+    admin,
     bulk_actions,
     dev_clock,
     dlq,
@@ -45,7 +46,7 @@ def application(context: Context, *, docs: bool) -> App:
         openapi_url="/openapi.json" if docs else None,
         redirect_slashes=False,
     )
-    auth = Authentication(context.tenancy, context.call_limit)
+    auth = Authentication(context.tenancy, context.strangers, context.call_limit)
     for routes in (
         messages.router(context, auth),
         bulk_actions.router(context, auth),
@@ -56,6 +57,7 @@ def application(context: Context, *, docs: bool) -> App:
         queues.router(context, auth),
         flow_control.router(context, auth),
         keys.router(context, auth),
+        admin.router(context, auth),
         health.router(context),
         dev_clock.router(context, auth),
     ):
@@ -72,10 +74,10 @@ def application(context: Context, *, docs: bool) -> App:
 
 def _serve_docs(app: FastAPI) -> None:
     """/docs with its script and style sheet from this server: no page of ours loads anything from elsewhere."""
-    spec = find_spec("fastapi_offline")
+    spec = find_spec("fastapi_swagger")
     assert spec is not None
     assert spec.origin is not None
-    app.mount("/docs/assets", StaticFiles(directory=Path(spec.origin).parent / "static"))
+    app.mount("/docs/assets", StaticFiles(directory=Path(spec.origin).parent / "resources"))
 
     @app.get("/docs", include_in_schema=False)
     async def documentation() -> HTMLResponse:

@@ -7,6 +7,7 @@ from urllib.parse import unquote_plus
 
 from fastapi import Request
 
+from postroad.api.strangers import Strangers
 from postroad.clock import Clock
 from postroad.domain.tenant import Access, Caller, TenantId
 from postroad.errors import Forbidden, TooManyCalls, Unauthenticated
@@ -46,8 +47,16 @@ def may_change(caller: Caller) -> Caller:
     return caller if caller.access is Access.FULL else _forbid(caller)
 
 
+def may_administer(caller: Caller) -> Caller:
+    """The caller, if its token may manage tenants: then it may do nothing else."""
+    return caller if caller.access is Access.ADMIN else _forbid(caller)
+
+
 class CallLimit:
-    """How many calls a tenant may make in a second of this process; 0 is any number. Publishes are not counted."""
+    """How many calls a tenant may make in a second of this process; 0 is any number. Publishes are not counted.
+
+    What was set for a tenant counts, else `most`.
+    """
 
     def __init__(self, most: int, clock: Clock) -> None:
         self._most = most
@@ -55,33 +64,39 @@ class CallLimit:
         self._second = 0
         self._calls: dict[TenantId, int] = {}
 
-    def count(self, tenant_id: TenantId) -> None:
+    def count(self, caller: Caller) -> None:
         """Count a call. Raises `TooManyCalls`."""
-        if not self._most:
+        tenant_id, most = caller.tenant_id, caller.max_calls_per_second
+        if most is None:
+            most = self._most
+        if not most:
             return
         second = int(self._clock.now_s())
         if second != self._second:
             self._second, self._calls = second, {}
         calls = self._calls.get(tenant_id, 0)
-        if calls >= self._most:
-            raise TooManyCalls(self._most, second + 1)
+        if calls >= most:
+            raise TooManyCalls(most, second + 1)
         self._calls[tenant_id] = calls + 1
 
 
 class Authentication:
     """FastAPI dependencies that give the caller of a request, and count what callers ask for."""
 
-    def __init__(self, tenancy: Tenancy, call_limit: CallLimit) -> None:
+    def __init__(self, tenancy: Tenancy, strangers: Strangers, call_limit: CallLimit) -> None:
         self._tenancy = tenancy
+        self._strangers = strangers
         self._call_limit = call_limit
 
     async def caller(self, request: Request) -> Caller:
-        """Whoever holds the token. Raises `Unauthenticated` or `TooManyCalls`."""
+        """Whoever holds the token. Raises `Unauthenticated`, `TooManyGuesses` or `TooManyCalls`."""
         token = bearer(request.headers.get("authorization", "")) or token_in_query(request.url.query)
         if token is None:
             raise Unauthenticated
-        caller = await self._tenancy.caller(token)
-        self._call_limit.count(caller.tenant_id)
+        caller = self._tenancy.known_caller(token)
+        if caller is None:
+            caller = await self._strangers.caller(token, request.scope["client"], request.scope["headers"])
+        self._call_limit.count(caller)
         return caller
 
     async def reader(self, request: Request) -> Caller:
@@ -91,6 +106,10 @@ class Authentication:
     async def changer(self, request: Request) -> Caller:
         """A caller that may change things."""
         return may_change(await self.caller(request))
+
+    async def administrator(self, request: Request) -> Caller:
+        """A caller that may manage tenants."""
+        return may_administer(await self.caller(request))
 
 
 def _forbid(caller: Caller) -> NoReturn:

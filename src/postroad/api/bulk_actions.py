@@ -65,7 +65,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         count = query.take_int("count", default=DEFAULT, least=1, most=MOST)
         state, after = _state(query.take("state")), _place(query.take("cursor"))
         query.end()
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             page = await bulk_actions.page(connection, caller.tenant_id, state=state, after=after, limit=count + 1)
         content: dict[str, Any] = {"bulkActions": [_view(action) for action in page[:count]]}
         return json(content if len(page) <= count else {"cursor": _cursor(page[count - 1]), **content})
@@ -77,7 +77,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         """What a bulk action is about, and how far it is."""
         known, action = parse_bulk_action_id(action_id), None
         if known is not None:
-            async with database.connection() as connection:
+            async with database.reading(caller.tenant_id) as connection:
                 action = await bulk_actions.find(connection, caller.tenant_id, known)
         if action is None:
             raise NotFound("bulk action", action_id)
@@ -94,7 +94,7 @@ async def cancel_matching(
     Raises `QuotaExceeded`, and `StillRunning` when it takes longer than the call may.
     """
     create = partial(bulk_actions.create, tenant_id=tenant_id, filters=filters, most=most)
-    action, is_new = await context.database.repeated(create)
+    action, is_new = await context.database.repeated(create, tenant_id=tenant_id)
     if action.completed_at is None:
         work = context.bulk_worker.work(tenant_id, action, holds=is_new)
         if not is_async:

@@ -54,7 +54,7 @@ class BulkWorker:
         while action.completed_at is None:
             step = partial(bulk_actions.go_on, action_id=action.id, holds=holds)
             async with self._turn:
-                gone_on = await self._database.repeated(step)
+                gone_on = await self._database.repeated(step, tenant_id=tenant_id)
             holds = gone_on is not None
             if gone_on is not None:
                 # Where the head of a queue was cancelled, the next one may go now.
@@ -65,7 +65,7 @@ class BulkWorker:
         return action
 
     async def _look(self, tenant_id: TenantId, action: BulkAction) -> BulkAction:
-        async with self._database.connection() as connection:
+        async with self._database.reading(tenant_id) as connection:
             return await bulk_actions.find(connection, tenant_id, action.id) or action
 
     def _ended(self, action_id: BulkActionId, task: asyncio.Task[BulkAction]) -> None:

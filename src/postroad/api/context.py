@@ -12,6 +12,7 @@ from orjson import dumps
 
 from postroad.api.auth import CallLimit
 from postroad.api.bulk_worker import BulkWorker
+from postroad.api.strangers import Strangers
 from postroad.clock import Clock
 from postroad.domain.limits import Limits
 from postroad.domain.network import Network
@@ -25,8 +26,8 @@ from postroad.tenancy import Tenancy
 class Context:
     """`expect` tells the local dispatcher that something falls due; `unready` lists why no traffic should come here.
 
-    `call_limit` counts the calls that are no publishes. `dev` says that this is `postroad dev`, where time may be
-    moved.
+    `call_limit` counts the calls that are no publishes; `strangers` finds the callers of tokens that are not at hand.
+    `dev` says that this is `postroad dev`, where time may be moved.
     """
 
     database: Database
@@ -36,9 +37,11 @@ class Context:
     clock: Clock
     limits: Limits
     call_limit: CallLimit
+    strangers: Strangers
     bulk_worker: BulkWorker
     trusted_proxies: tuple[Network, ...]
     message_linger: timedelta
+    key_rotation_guard: timedelta
     expect: Callable[[timedelta], None]
     unready: Callable[[], Awaitable[list[str]]]
     dev: bool = False

@@ -19,7 +19,7 @@ from postroad.domain.ids import MessageId, message_text
 from postroad.domain.publication import Publication, parse_overrides
 from postroad.domain.tenant import Caller, TenantId
 from postroad.errors import InvalidDestination, InvalidField, NotFound
-from postroad.store import dead_letters
+from postroad.store import dead_letters, wall
 from postroad.store.engine import Connection
 from postroad.store.filters import Filters
 
@@ -88,7 +88,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def list_(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """Dead letters, the newest first. `cursor` is absent on the last page."""
         selection = _selection(Query.of(request))
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             letters, cursor = await selection.page(connection, caller.tenant_id)
         return json(_page({"messages": [dead_letter_view(letter) for letter in letters]}, cursor))
 
@@ -104,7 +104,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         query.refuse_empty_id(request)
         selection = _selection(query)
         delete_page = partial(_delete_page, tenant_id=caller.tenant_id, selection=selection)
-        deleted, cursor = await database.repeated(delete_page)
+        deleted, cursor = await database.repeated(delete_page, tenant_id=caller.tenant_id)
         return json(_page({"deleted": deleted}, cursor))
 
     @routes.post(
@@ -117,9 +117,9 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def retry_all(request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Publish matching dead letters anew and remove them."""
         selection, fields = _selection(await Query.with_body(request)), _fields(request)
-        tenant_id = caller.tenant_id
-        retry_page = partial(_retry_page, context=context, tenant_id=tenant_id, selection=selection, fields=fields)
-        retried = await database.repeated(retry_page)
+        terms = await _terms(context, caller.tenant_id, fields)
+        retry_page = partial(_retry_page, context=context, terms=terms, selection=selection)
+        retried = await database.repeated(retry_page, tenant_id=caller.tenant_id)
         if retried is None:
             raise NotFound("DLQ message", str(request.query_params.get("dlqIds", "")))
         ids, cursor = retried
@@ -136,9 +136,9 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def retry(dlq_id: str, request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Publish a dead letter anew, under a new id, and remove it. `Upstash-*` headers override its options."""
         numbers, fields = [_number(dlq_id)], _fields(request)
-        ids = await database.repeated(
-            partial(_retry, context=context, tenant_id=caller.tenant_id, numbers=numbers, fields=fields)
-        )
+        terms = await _terms(context, caller.tenant_id, fields)
+        retry_one = partial(_retry, context=context, terms=terms, numbers=numbers)
+        ids = await database.repeated(retry_one, tenant_id=caller.tenant_id)
         if not ids:
             raise NotFound("DLQ message", dlq_id)
         context.wake()
@@ -150,7 +150,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def get(dlq_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """One dead letter."""
         selection = Selection(Filters(), (_number(dlq_id),), None, None, 1, oldest_first=False)
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             letters, _ = await selection.page(connection, caller.tenant_id)
         if not letters:
             raise NotFound("DLQ message", dlq_id)
@@ -162,11 +162,24 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def delete(dlq_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Delete one dead letter."""
         delete_one = partial(dead_letters.delete, tenant_id=caller.tenant_id, numbers=[_number(dlq_id)])
-        if not await database.repeated(delete_one):
+        if not await database.repeated(delete_one, tenant_id=caller.tenant_id):
             raise NotFound("DLQ message", dlq_id)
         return Response(status_code=200)
 
     return routes
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """On which a tenant's dead letters are retried: header fields that override theirs, and where messages may go."""
+
+    tenant_id: TenantId
+    fields: Sequence[tuple[str, str]]
+    policy: str | None
+
+
+async def _terms(context: Context, tenant_id: TenantId, fields: Sequence[tuple[str, str]]) -> _Terms:
+    return _Terms(tenant_id, fields, await context.publisher.policy(tenant_id))
 
 
 async def _delete_page(connection: Connection, tenant_id: TenantId, selection: Selection) -> tuple[int, str | None]:
@@ -175,51 +188,54 @@ async def _delete_page(connection: Connection, tenant_id: TenantId, selection: S
 
 
 async def _retry_page(
-    connection: Connection,
-    context: Context,
-    tenant_id: TenantId,
-    selection: Selection,
-    fields: Sequence[tuple[str, str]],
+    connection: Connection, context: Context, terms: _Terms, selection: Selection
 ) -> tuple[list[MessageId], str | None] | None:
     """The ids of the new messages, and the cursor; None when letters were named and there is none of them."""
-    letters, cursor = await selection.page(connection, tenant_id)
+    letters, cursor = await selection.page(connection, terms.tenant_id)
     if selection.numbers is not None and not letters:
         return None
     numbers = [letter.number for letter in letters]
-    return await _retry(connection, context, tenant_id, numbers, fields, skip_refused=True), cursor
+    return await _retry(connection, context, terms, numbers, skip_refused=True), cursor
 
 
 async def _retry(
     connection: Connection,
     context: Context,
-    tenant_id: TenantId,
+    terms: _Terms,
     numbers: Sequence[int],
-    fields: Sequence[tuple[str, str]],
     *,
     skip_refused: bool = False,
 ) -> list[MessageId]:
     """Publish and remove in the caller's transaction, so that a letter is never both or neither.
 
-    A letter whose destination is refused today stays where it is when there are others.
+    A letter whose destination is refused today, or that cannot be opened, stays where it is when there are others.
     """
+    tenant_id = terms.tenant_id
     letters = await dead_letters.lock(connection, tenant_id, numbers)
     group, retried = [], []
     for letter in letters:
         message = letter.stored.message
-        options = parse_overrides(fields, message.options, limits=context.limits, now_s=context.clock.now_s())
+        if message.unopened is not None:
+            if not skip_refused:
+                raise message.unopened
+            continue
+        options = parse_overrides(terms.fields, message.options, limits=context.limits, now_s=context.clock.now_s())
         publication = Publication(
             message.url, message.body or b"", options, caller_ip=message.caller_ip, origin=message.origin
         )
         try:
-            group.append(context.publisher.message(tenant_id, publication, source_id=message.source_id))
+            new = context.publisher.message(tenant_id, publication, policy=terms.policy, source_id=message.source_id)
         except InvalidDestination:
             if not skip_refused:
                 raise
         else:
+            group.append(new)
             retried.append(letter.number)
     if group:
-        await context.publisher.store(connection, group)
         await dead_letters.delete(connection, tenant_id, retried)
+        # New messages are stored as those of all tenants are, with the tenant that each has in it.
+        await wall.leave(connection)
+        await context.publisher.store(connection, group)
     return [new.message.id for new in group]
 
 

@@ -15,8 +15,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (401, "No token, or an unknown one"),
         (403, "This token may not do this"),
         (404, "There is no such thing"),
+        (409, "It is there already, or was done a moment ago"),
         (412, "A quota is used up"),
         (413, "The body is too large"),
+        (415, "The body is compressed"),
         (429, "Enough for now: the headers say until when"),
         (503, "Not now: try again after `Retry-After` seconds"),
     )

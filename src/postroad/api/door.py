@@ -21,9 +21,17 @@ from postroad.api.publishing import answer_to, publish, publish_batch, queue_fie
 from postroad.api.request_id import HEADER as REQUEST_ID
 from postroad.api.request_id import request_id
 from postroad.api.schedules import create_schedule
+from postroad.domain.hops import MARK, next_hop
 from postroad.domain.message import Options
 from postroad.domain.publication import Deduplication, Publication, Request, parse_options
-from postroad.errors import BodyTooLarge, InvalidField, PostroadError, Unauthenticated
+from postroad.errors import (
+    BodyTooLarge,
+    IntakeFull,
+    InvalidField,
+    PostroadError,
+    Unauthenticated,
+    UnsupportedCoding,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,9 +43,12 @@ _SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume)/?", re.IGNORECASE)
 _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
 _UPSTASH = b"upstash-"
 _HEADER_FORWARD = b"upstash-header-forward"
+_MARK = MARK.encode()
 _NOT_REMEMBERED = (_HEADER_FORWARD, b"upstash-not-before", b"upstash-deduplication-id")
 """What depends on other headers or on the time, or is never the same twice."""
 _MOST_REMEMBERED_BYTES = 2048
+_MOST_ARRIVING_BYTES = 256 * 1024 * 1024
+"""What bodies of which the end has not come yet may hold of memory together, in one process."""
 
 
 class GoneError(Exception):
@@ -50,8 +61,10 @@ class _Head:
 
     token: str | None
     length: int | None
+    coding: bytes
     telling: tuple[tuple[bytes, bytes], ...]
     parameters: str
+    hop: tuple[tuple[str, str], ...]
 
 
 class Door:
@@ -64,6 +77,8 @@ class Door:
         self._tenancy = context.tenancy
         self._limits = context.limits
         self._trusted_proxies = context.trusted_proxies
+        self._arriving_bytes = 0
+        self._most_arriving_bytes = max(_MOST_ARRIVING_BYTES, 2 * context.limits.max_batch_bytes)
         self._remembered_options = lru_cache(maxsize=1024)(self._parse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,14 +122,19 @@ class Door:
         head = _head(scope)
         if head.token is None:
             raise Unauthenticated
-        caller = may_publish(self._tenancy.known_caller(head.token) or await self._tenancy.caller(head.token))
         client = scope["client"]
+        caller = may_publish(
+            self._tenancy.known_caller(head.token)
+            or await self._context.strangers.caller(head.token, client, scope["headers"])
+        )
         ip: str | None = client[0] if client else None
         if self._trusted_proxies:
             ip = caller_ip(ip, scope["headers"], self._trusted_proxies)
+        if head.coding:
+            _check_coding(head, is_batch=way == b"batch")
         if way == b"batch":
-            body = await _body(receive, head.length, self._limits.max_batch_bytes)
-            return await publish_batch(self._context, caller.tenant_id, body, ip)
+            body = await self._body(receive, head.length, self._limits.max_batch_bytes)
+            return await publish_batch(self._context, caller.tenant_id, body, ip, head.hop)
         telling = head.telling
         destination = path.decode("latin-1")
         if way == b"enqueue":
@@ -122,9 +142,9 @@ class Door:
             name, value = queue_field(unquote(queue))
             telling = (*telling, (name.encode(), value.encode()))
         destination = _put_right_destination(destination, head.parameters)
-        body = await _body(receive, head.length, self._limits.max_body_bytes)
+        body = await self._body(receive, head.length, self._limits.max_body_bytes)
         if way == b"schedules" or any(name == b"upstash-cron" for name, _ in telling):
-            self._context.call_limit.count(caller.tenant_id)
+            self._context.call_limit.count(caller)
             fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _all(telling, scope)]
             request = Request(destination, fields, body, ip)
             return await create_schedule(self._context, may_change(caller).tenant_id, request)
@@ -138,6 +158,39 @@ class Door:
         if enqueue:
             refuse_delay([publication])
         return answer_to(await self._intake.publish(caller.tenant_id, publication), enqueue=enqueue)
+
+    async def _body(self, receive: Receive, length: int | None, limit: int) -> bytes:
+        """The whole body, of an announced length or none.
+
+        Raises `BodyTooLarge` as soon as possible, `IntakeFull` when too much is arriving, and `GoneError`.
+        """
+        if length is not None and length > limit:
+            raise BodyTooLarge(limit)
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise GoneError
+        body: bytes = event.get("body", b"")
+        if not event.get("more_body", False):
+            if len(body) > limit:
+                raise BodyTooLarge(limit)
+            return body
+        parts, size = [body], len(body)
+        self._arriving_bytes += size
+        try:
+            while event.get("more_body", False):
+                if self._arriving_bytes > self._most_arriving_bytes:
+                    raise IntakeFull
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    raise GoneError
+                parts.append(event.get("body", b""))
+                size += len(parts[-1])
+                self._arriving_bytes += len(parts[-1])
+                if size > limit:
+                    raise BodyTooLarge(limit)
+        finally:
+            self._arriving_bytes -= size
+        return b"".join(parts)
 
     def _options(self, telling: tuple[tuple[bytes, bytes], ...], scope: Scope) -> tuple[Options, Deduplication]:
         """Options of a publish. A publisher sends the same headers again and again, so what they mean is remembered."""
@@ -157,22 +210,44 @@ class Door:
 
 
 def _head(scope: Scope) -> _Head:
-    token, length, telling, parameters = None, None, [], ""
+    token, length, coding, telling, parameters, is_delivery = None, None, b"", [], "", False
     for pair in scope["headers"]:
         name = pair[0]
         if name[:8] == _UPSTASH or name == b"content-type":
             telling.append(pair)
+            is_delivery = is_delivery or name == _MARK
         elif name == b"authorization":
             token = bearer(pair[1].decode("latin-1"))
         elif name == b"content-length":
             length = int(pair[1])
+        elif name == b"content-encoding":
+            coding = pair[1]
     if scope["query_string"]:
         query = scope["query_string"].decode("latin-1")
         if token is None:
             token = token_in_query(query)
         own, parameters = _split_query(query)
         telling = own + telling
-    return _Head(token, length, tuple(telling), parameters)
+    hop: tuple[tuple[str, str], ...] = ()
+    if is_delivery:
+        hop = (("upstash-hops", next_hop((name.decode(), value.decode("latin-1")) for name, value in telling)),)
+        telling += [(name.encode(), value.encode()) for name, value in hop]
+    return _Head(token, length, coding, tuple(telling), parameters, hop)
+
+
+def _check_coding(head: _Head, *, is_batch: bool) -> None:
+    """Refuse a compressed body that its destination would not know to be one. Raises `UnsupportedCoding`."""
+    coding = head.coding.decode("latin-1").strip()
+    if coding.lower() in ("", "identity"):
+        return
+    if is_batch:
+        raise UnsupportedCoding(coding)
+    for name, value in head.telling:
+        if name == b"upstash-forward-content-encoding":
+            return
+        if name == _HEADER_FORWARD and value.strip().lower() in (b"true", b"1"):
+            return
+    raise UnsupportedCoding(coding, "; to deliver it as it is, say so with Upstash-Forward-Content-Encoding")
 
 
 def _all(telling: tuple[tuple[bytes, bytes], ...], scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
@@ -215,31 +290,6 @@ def _header_value(name: str, value: str) -> bytes:
         return unquote_plus(value).encode("latin-1")
     except UnicodeEncodeError:
         raise InvalidField(name, value, "characters that a header may hold") from None
-
-
-async def _body(receive: Receive, length: int | None, limit: int) -> bytes:
-    """The whole body, of an announced length or none. Raises `BodyTooLarge` as soon as possible, and `GoneError`."""
-    if length is not None and length > limit:
-        raise BodyTooLarge(limit)
-    event = await receive()
-    if event["type"] == "http.disconnect":
-        raise GoneError
-    body: bytes = event.get("body", b"")
-    if not event.get("more_body", False):
-        if len(body) > limit:
-            raise BodyTooLarge(limit)
-        return body
-    parts = [body]
-    size = len(body)
-    while event.get("more_body", False):
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise GoneError
-        parts.append(event.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise BodyTooLarge(limit)
-    return b"".join(parts)
 
 
 def _put_right(path: str, method: str) -> str:

@@ -10,7 +10,7 @@ from postroad.api.context import Context, json
 from postroad.api.documents import errors, found, parameters
 from postroad.api.query import Query
 from postroad.domain.flow_control import FlowKey, parse_flow_key, parse_limit, parse_period
-from postroad.domain.tenant import Caller
+from postroad.domain.tenant import Caller, TenantId
 from postroad.errors import InvalidField, InvalidValue, NotFound
 from postroad.store import flow_controls
 from postroad.store.engine import Connection
@@ -61,7 +61,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         query = Query.of(request)
         search = query.take("search")
         query.end()
-        async with context.database.connection() as connection:
+        async with context.database.reading(caller.tenant_id) as connection:
             keys = await flow_controls.list_(connection, caller.tenant_id, search=search, limit=_MOST)
         return json([_view(key) for key in keys])
 
@@ -71,14 +71,14 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     })  # fmt: skip
     async def global_parallelism(caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """How many deliveries are made at once, on all nodes, and how many may be; 0 is no limit."""
-        async with context.database.connection() as connection:
+        async with context.database.reading(caller.tenant_id) as connection:
             most, count = await flow_controls.overall(connection, caller.tenant_id)
         return json({"parallelismMax": most or 0, "parallelismCount": count})
 
     @routes.get("/flowControl/{key:path}", summary="Get a key", responses={**found(_KEY), **errors(401, 403, 404, 503)})
     async def get(key: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The limits of a key, and what waits and runs under it."""
-        async with context.database.connection() as connection:
+        async with context.database.reading(caller.tenant_id) as connection:
             found_key = await flow_controls.find(connection, caller.tenant_id, key) if key.isprintable() else None
         if found_key is None:
             raise NotFound("flow control key", key)
@@ -88,10 +88,10 @@ def router(context: Context, auth: Authentication) -> APIRouter:
 
 
 def _add_changes(routes: APIRouter, context: Context, auth: Authentication) -> None:
-    async def change(key: str, make: Callable[[Connection], Awaitable[bool]]) -> Response:
+    async def change(tenant_id: TenantId, key: str, make: Callable[[Connection], Awaitable[bool]]) -> Response:
         """Change a key and have it looked at."""
         _known(key)
-        async with context.database.single() as connection:
+        async with context.database.changing(tenant_id) as connection:
             if not await make(connection):
                 raise NotFound("flow control key", key)
         context.wake()
@@ -100,12 +100,12 @@ def _add_changes(routes: APIRouter, context: Context, auth: Authentication) -> N
     @routes.post("/flowControl/{key:path}/pause", summary="Pause a key", response_class=Response, responses=_CHANGED)
     async def pause(key: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Let nothing with this key go, also when nothing was published with it yet. What is under way goes on."""
-        return await change(key, lambda c: flow_controls.pause(c, caller.tenant_id, key))
+        return await change(caller.tenant_id, key, lambda c: flow_controls.pause(c, caller.tenant_id, key))
 
     @routes.post("/flowControl/{key:path}/resume", summary="Resume a key", response_class=Response, responses=_CHANGED)
     async def resume(key: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Let messages with this key go again."""
-        return await change(key, lambda c: flow_controls.resume(c, caller.tenant_id, key))
+        return await change(caller.tenant_id, key, lambda c: flow_controls.resume(c, caller.tenant_id, key))
 
     @routes.post(
         "/flowControl/{key:path}/pin",
@@ -126,6 +126,7 @@ def _add_changes(routes: APIRouter, context: Context, auth: Authentication) -> N
         if parallelism is None and rate is None and period is None:
             raise InvalidField("parallelism", "", "parallelism, rate or period")
         return await change(
+            caller.tenant_id,
             key,
             lambda c: flow_controls.pin(c, caller.tenant_id, key, parallelism=parallelism, rate=rate, period=period),
         )
@@ -143,7 +144,9 @@ def _add_changes(routes: APIRouter, context: Context, auth: Authentication) -> N
         parallelism, rate = query.take_flag("parallelism"), query.take_flag("rate")
         query.end()
         return await change(
-            key, lambda c: flow_controls.unpin(c, caller.tenant_id, key, parallelism=parallelism, rate=rate)
+            caller.tenant_id,
+            key,
+            lambda c: flow_controls.unpin(c, caller.tenant_id, key, parallelism=parallelism, rate=rate),
         )
 
     @routes.post(
@@ -151,7 +154,7 @@ def _add_changes(routes: APIRouter, context: Context, auth: Authentication) -> N
     )
     async def reset_rate(key: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Forget what the running period has used up."""
-        return await change(key, lambda c: flow_controls.reset_rate(c, caller.tenant_id, key))
+        return await change(caller.tenant_id, key, lambda c: flow_controls.reset_rate(c, caller.tenant_id, key))
 
 
 def _known(key: str) -> str:

@@ -92,11 +92,11 @@ async def _page(context: Context, request: Request, caller: Caller, *names: str)
     search = _search(query, caller, limit=query.take_int("count", default=default, least=1, most=most))
     query.end()
     if is_grouped:
-        async with context.database.connection() as connection:
+        async with context.database.reading(caller.tenant_id) as connection:
             histories, more = await log_events.histories(connection, search, body_bytes=body_bytes)
         content: dict[str, Any] = {"messages": [_history_view(history) for history in histories]}
     else:
-        async with context.database.connection() as connection:
+        async with context.database.reading(caller.tenant_id) as connection:
             events, more = await log_events.page(connection, search, body_bytes=body_bytes)
         content = dict.fromkeys(names, _views(events))
     return content if more is None else {"cursor": cursor_of(more), **content}

@@ -44,7 +44,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     @routes.get("/{message_id}", summary="Get a message", responses={**found(MESSAGE), **errors(401, 403, 404, 503)})
     async def get(message_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """A message that is unfinished, or ended a moment ago."""
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             stored = await lookups.find(connection, caller.tenant_id, known(message_id), linger=context.message_linger)
         if stored is None:
             raise NotFound("message", message_id)
@@ -68,7 +68,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
                 raise NotFound("message", message_id)
             return cancelled
 
-        cancelled = await database.repeated(cancel_one)
+        cancelled = await database.repeated(cancel_one, tenant_id=caller.tenant_id)
         context.wake()
         return json({"cancelled": cancelled}, 202)
 
@@ -108,7 +108,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         identity = parse_message_id(message_id)
         if identity is None:
             raise InvalidField("messageId", message_id, "the id of a message, msg_ and 22 characters")
-        async with database.single() as connection:
+        async with database.changing(caller.tenant_id) as connection:
             released = await deliveries.release_now(connection, caller.tenant_id, identity)
         if released is None:
             raise InvalidField("messageId", message_id, "a message that is not in a queue")
@@ -134,6 +134,7 @@ async def _cancel(context: Context, tenant_id: TenantId, ids: tuple[MessageId, .
     while ids and cancelled < most:
         size = min(STEP, most - cancelled)
         step, ids = ids[:size], ids[size:]
-        cancelled += await context.database.repeated(partial(deliveries.cancel, tenant_id=tenant_id, ids=step))
+        cancel = partial(deliveries.cancel, tenant_id=tenant_id, ids=step)
+        cancelled += await context.database.repeated(cancel, tenant_id=tenant_id)
     context.wake()
     return cancelled

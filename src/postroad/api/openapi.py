@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from postroad.api.admin import PREFIX as ADMIN
 from postroad.api.documents import ERRORS, errors
 from postroad.domain.publication import OPTION_NAMES
 
@@ -66,6 +67,7 @@ def describe(app: FastAPI) -> None:
             components["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "query": {"type": "apiKey", "in": "query", "name": "qstash_token"},
+                "admin": {"type": "http", "scheme": "bearer", "description": "`postroad token create --access admin`"},
             }
             document["security"] = [{"bearer": []}, {"query": []}]
             for path, operations in document["paths"].items():
@@ -83,6 +85,10 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     if path.endswith(("/liveness", "/readiness")):
         operation["security"] = []
         return
+    if path.startswith(ADMIN):
+        operation["security"] = [{"admin": []}]
+    if "413" in responses:
+        responses["415"] = ERRORS[415]
     for status in _EVERYWHERE:
         responses.setdefault(str(status), ERRORS[status])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from postroad.errors import (
+    AlreadyExists,
     BodyTooLarge,
     DatabaseUnavailable,
     Forbidden,
@@ -17,11 +18,14 @@ from postroad.errors import (
     QuotaExceeded,
     RateExceeded,
     Refused,
+    RotatedRecently,
     StillRunning,
     TooManyCalls,
+    TooManyGuesses,
     TooManyMessages,
     Unauthenticated,
     Unavailable,
+    UnsupportedCoding,
 )
 from postroad.store.engine import DataRefused, TryAgain
 
@@ -53,6 +57,8 @@ def problem(error: PostroadError) -> Answer:
             return Answer(503, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
         case Unauthenticated():
             return Answer(401, body, (JSON, (b"www-authenticate", b"Bearer")))
+        case TooManyGuesses():
+            return Answer(429, body, (JSON, (b"retry-after", str(error.retry_after_seconds).encode())))
         case TooManyCalls():
             # Never `RateLimit-Limit`, by which clients tell the two apart.
             return Answer(429, body, (JSON, *_rate("burst-ratelimit", error)))
@@ -79,10 +85,14 @@ def _status(error: PostroadError) -> int:
             return 404
         case Forbidden() | OnlyInDevelopment():
             return 403
+        case AlreadyExists() | RotatedRecently():
+            return 409
         case QuotaExceeded():
             return 412
         case BodyTooLarge():
             return 413
+        case UnsupportedCoding():
+            return 415
         case Refused():
             return 400
         case _:

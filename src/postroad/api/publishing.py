@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from postroad.api.context import Context
+from postroad.api.json_text import elements
 from postroad.api.problems import Answer
 from postroad.domain.ids import message_text
 from postroad.domain.message import IMMEDIATELY
 from postroad.domain.publication import Publication, Request
 from postroad.domain.queue import parse_queue_name
 from postroad.domain.tenant import TenantId
-from postroad.domain.url_group import UrlGroup
+from postroad.domain.url_group import UrlGroup, is_group_name
 from postroad.errors import (
     BodyTooLarge,
     DelayedEnqueue,
@@ -26,10 +28,15 @@ from postroad.errors import (
     LimitExceeded,
     NotFound,
     PostroadError,
+    shown,
 )
 from postroad.publish import Published
 
 QUEUE_NAME = "upstash-queue-name"
+
+MOST_HEADERS = 200
+MOST_HEADER_BYTES = 64 * 1024
+"""An item has no more than a request of its own could have."""
 
 _A_WHILE = 100
 """Items of a batch that are read before others get their turn."""
@@ -37,7 +44,7 @@ _A_WHILE = 100
 
 async def publish(context: Context, tenant_id: TenantId, request: Request, *, enqueue: bool = False) -> Answer:
     """Publish to whatever a destination may be. The answer for a URL group is a bare array, one element an endpoint."""
-    async with context.database.connection() as connection:
+    async with context.database.reading(tenant_id) as connection:
         groups = await context.publisher.groups(connection, tenant_id, [request.destination])
     publications = context.publisher.read(request, groups)
     if enqueue:
@@ -52,13 +59,17 @@ async def publish(context: Context, tenant_id: TenantId, request: Request, *, en
     return answer_to(answer, enqueue=enqueue)
 
 
-async def publish_batch(context: Context, tenant_id: TenantId, body: bytes, caller_ip: str | None) -> Answer:
+async def publish_batch(
+    context: Context, tenant_id: TenantId, body: bytes, caller_ip: str | None, hop: Sequence[tuple[str, str]] = ()
+) -> Answer:
     """Publish the items of a batch, all or none of them, in one transaction.
 
     An item that is not valid refuses the batch, and the error says which one it is. Only what the database itself
-    refuses is answered in the place of its item.
+    refuses is answered in the place of its item. `hop` is what every item inherits of a batch that we delivered.
     """
     requests, queued = await _items(context, body, caller_ip)
+    if hop:
+        requests = [replace(one, fields=(*one.fields, *hop)) for one in requests]
     if not requests:
         return Answer(200, b"[]")
     groups = await _groups(context, tenant_id, requests)
@@ -110,7 +121,9 @@ def queue_field(name: str) -> tuple[str, str]:
 
 
 async def _groups(context: Context, tenant_id: TenantId, requests: Sequence[Request]) -> dict[str, UrlGroup]:
-    async with context.database.connection() as connection:
+    if not any(is_group_name(one.destination) for one in requests):
+        return {}
+    async with context.database.reading(tenant_id) as connection:
         try:
             return await context.publisher.groups(connection, tenant_id, {one.destination for one in requests})
         except NotFound as error:
@@ -121,17 +134,12 @@ async def _groups(context: Context, tenant_id: TenantId, requests: Sequence[Requ
 
 async def _items(context: Context, body: bytes, caller_ip: str | None) -> tuple[list[Request], set[int]]:
     """The requests of a batch, and which of them are for a queue."""
-    try:
-        items = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON array") from None
-    if not isinstance(items, list):
-        raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON array")
-    if len(items) > context.limits.max_batch_items:
-        raise LimitExceeded("maxBatchItems", context.limits.max_batch_items, field="body")
     requests: list[Request] = []
     queued: set[int] = set()
-    for index, item in enumerate(items):
+    async for item in elements(body, "a JSON array", most=context.limits.max_batch_items):
+        index = len(requests)
+        if index == context.limits.max_batch_items:
+            raise LimitExceeded("maxBatchItems", context.limits.max_batch_items, field="body")
         with _of_item(index):
             requests.append(_request(item, context.limits.max_body_bytes, caller_ip))
             if item.get("queue"):
@@ -155,19 +163,30 @@ def _request(item: object, max_body_bytes: int, caller_ip: str | None) -> Reques
         raise InvalidField("body", _shown(body), "a string")
     if not isinstance(queue, str | None):
         raise InvalidField("queue", _shown(queue), "a string")
-    fields: list[tuple[str, str]] = []
-    for name, value in (headers or {}).items():
-        if not isinstance(value, str):
-            raise InvalidField(f"headers.{name}", _shown(value), "a string")
-        if name.lower() == "upstash-cron":
-            raise InvalidField(f"headers.{name}", value, "nothing: a batch makes no schedules")
-        fields.append((name.lower(), value))
+    fields = _fields(headers or {})
     if queue:
         fields.append(queue_field(queue))
     content = (body or "").encode()
     if len(content) > max_body_bytes:
         raise BodyTooLarge(max_body_bytes)
     return Request(destination, tuple(fields), content, caller_ip)
+
+
+def _fields(headers: dict[str, Any]) -> list[tuple[str, str]]:
+    if len(headers) > MOST_HEADERS:
+        raise InvalidField("headers", f"{len(headers)} headers", f"at most {MOST_HEADERS} headers")
+    fields: list[tuple[str, str]] = []
+    size = 0
+    for name, value in headers.items():
+        if not isinstance(value, str):
+            raise InvalidField(f"headers.{shown(name, quote='')}", _shown(value), "a string")
+        size += len(name) + len(value)
+        if size > MOST_HEADER_BYTES:
+            raise InvalidField("headers", name, f"at most {MOST_HEADER_BYTES} bytes of headers")
+        if name.lower() == "upstash-cron":
+            raise InvalidField(f"headers.{name}", value, "nothing: a batch makes no schedules")
+        fields.append((name.lower(), value))
+    return fields
 
 
 def _element(answer: Published | PostroadError) -> dict[str, Any]:

@@ -15,13 +15,15 @@ import orjson
 from fastapi import Request
 
 from postroad.api.auth import TOKEN_PARAMETER
+from postroad.api.json_text import parsed
 from postroad.domain.ids import MessageId, parse_message_id
-from postroad.errors import BodyTooLarge, InvalidField, UnknownParameter
+from postroad.errors import BodyTooLarge, InvalidField, UnknownParameter, UnsupportedCoding
 from postroad.store.filters import MESSAGE_FIELDS, Filters
 
 _ALIASES = {"callerIP": "callerIp", "urlGroup": "topicName"}
 _MOST_BODY_BYTES = 4 * 1024 * 1024
 _LATEST_MS = 253_402_300_799_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 FILTERS = {
@@ -151,17 +153,18 @@ class Query:
 
 async def document_of(request: Request, *, most_bytes: int = _MOST_BODY_BYTES) -> dict[str, Any] | None:
     """The JSON object in the body of a request, None for an empty body. Raises `BodyTooLarge` or `InvalidField`."""
-    body = b""
+    coding = request.headers.get("content-encoding", "").strip()
+    if coding.lower() not in ("", "identity"):
+        raise UnsupportedCoding(coding)
+    gathered = bytearray()
     async for part in request.stream():
-        body += part
-        if len(body) > most_bytes:
+        gathered += part
+        if len(gathered) > most_bytes:
             raise BodyTooLarge(most_bytes)
+    body = bytes(gathered)
     if not body.strip():
         return None
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = None
+    document = parsed(body, "a JSON object")
     if not isinstance(document, dict):
         raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object")
     return document
@@ -174,7 +177,8 @@ def known_ids(texts: Iterable[str]) -> tuple[MessageId, ...]:
 
 def instant_of(unix_ms: int) -> datetime:
     """The instant of Unix milliseconds."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC)
+    # Not by way of a float, which rounds: whoever adds microseconds to it counts on whole milliseconds.
+    return _EPOCH + timedelta(milliseconds=unix_ms)
 
 
 def _split(name: str, text: str) -> list[str]:

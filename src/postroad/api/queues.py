@@ -11,7 +11,7 @@ from postroad.api.documents import errors, found, json_body
 from postroad.api.query import Query, document_of
 from postroad.domain.callback import milliseconds
 from postroad.domain.queue import Queue, parse_queue_name
-from postroad.domain.tenant import Caller
+from postroad.domain.tenant import Caller, TenantId
 from postroad.errors import InvalidField, InvalidValue, NotFound, QuotaExceeded, UnknownParameter
 from postroad.store import queues
 from postroad.store.engine import Connection
@@ -65,7 +65,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             await queues.admit(connection, caller.tenant_id, [name], most=context.limits.max_queues)
             await queues.upsert(connection, caller.tenant_id, name, parallelism=parallelism, paused=paused)
 
-        await database.repeated(change)
+        await database.repeated(change, tenant_id=caller.tenant_id)
         context.wake()
         return Response()
 
@@ -75,13 +75,13 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def list_(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """All queues, by name."""
         Query.of(request).end()
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             return json([_view(queue) for queue in await queues.list_(connection, caller.tenant_id)])
 
     @routes.get("/{name}", summary="Get a queue", responses={**found(_QUEUE), **errors(401, 403, 404, 503)})
     async def get(name: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """A queue, and how many messages are in it."""
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             queue = await queues.find(connection, caller.tenant_id, _known(name))
         if queue is None:
             raise NotFound("queue", name)
@@ -94,10 +94,10 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             parse_queue_name(name)
         except InvalidValue:
             return Response()
-        async with database.single() as connection:
+        async with database.changing(caller.tenant_id) as connection:
             queue_id = await queues.remove(connection, caller.tenant_id, name)
         if queue_id is not None:
-            await _empty(context, queue_id)
+            await _empty(context, caller.tenant_id, queue_id)
         return Response()
 
     @routes.post(
@@ -119,15 +119,16 @@ def router(context: Context, auth: Authentication) -> APIRouter:
 
 async def _set_paused(context: Context, caller: Caller, name: str, *, paused: bool) -> Response:
     change = partial(queues.set_paused, tenant_id=caller.tenant_id, name=_known(name), paused=paused)
-    if not await context.database.repeated(change):
+    if not await context.database.repeated(change, tenant_id=caller.tenant_id):
         raise NotFound("queue", name)
     context.wake()
     return Response()
 
 
-async def _empty(context: Context, queue_id: int) -> None:
+async def _empty(context: Context, tenant_id: TenantId, queue_id: int) -> None:
     """Cancel what is left of a deleted queue. If this is broken off, a chore goes on with it."""
-    while await context.database.repeated(partial(queues.empty, queue_id=queue_id, limit=_STEP)) == _STEP:
+    step = partial(queues.empty, queue_id=queue_id, limit=_STEP)
+    while await context.database.repeated(step, tenant_id=tenant_id) == _STEP:
         pass  # Until a step finds less than it could take.
 
 

@@ -40,7 +40,7 @@ async def create_schedule(context: Context, tenant_id: TenantId, request: public
     if "upstash-not-before" in given:
         expected = "nothing: a schedule has its times from Upstash-Cron, and Upstash-Delay is possible"
         raise InvalidField("Upstash-Not-Before", given["upstash-not-before"], expected)
-    async with context.database.connection() as connection:
+    async with context.database.reading(tenant_id) as connection:
         groups = await context.publisher.groups(connection, tenant_id, [request.destination])
     publications = context.publisher.read(request, groups)
     await _vet(context, tenant_id, publications)
@@ -53,7 +53,7 @@ async def create_schedule(context: Context, tenant_id: TenantId, request: public
         schedule_id,
     )
     limits = context.limits
-    async with context.database.transaction() as connection:
+    async with context.database.changing(tenant_id) as connection:
         if (queue := publications[0].options.queue) is not None:
             await queues.admit(connection, tenant_id, [queue], most=limits.max_queues)
         await schedules.put(connection, tenant_id, cron, kept, most=limits.max_schedules)
@@ -84,7 +84,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     )
     async def get(schedule_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """One schedule. `lastScheduleStates` says how the messages of its last tick fare."""
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             schedule = await schedules.find(connection, caller.tenant_id, _known(schedule_id))
             if schedule is None:
                 raise NotFound("schedule", schedule_id)
@@ -97,7 +97,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def delete(schedule_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Delete a schedule, if there is one. Messages that it has made go their way."""
         if _is_id(schedule_id):
-            async with database.single() as connection:
+            async with database.changing(caller.tenant_id) as connection:
                 await schedules.delete(connection, caller.tenant_id, schedule_id)
         return Response()
 
@@ -105,7 +105,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     @routes.patch("/{schedule_id}/pause", summary="Pause a schedule", response_class=Response, responses=_CHANGED)
     async def pause(schedule_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Let a schedule fire no more until it is resumed."""
-        async with database.single() as connection:
+        async with database.changing(caller.tenant_id) as connection:
             if not await schedules.pause(connection, caller.tenant_id, _known(schedule_id)):
                 raise NotFound("schedule", schedule_id)
         return Response()
@@ -114,7 +114,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     @routes.patch("/{schedule_id}/resume", summary="Resume a schedule", response_class=Response, responses=_CHANGED)
     async def resume(schedule_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Let a paused schedule go on from now; nothing of the time in which it was paused is caught up."""
-        async with database.transaction() as connection:
+        async with database.changing(caller.tenant_id) as connection:
             if not await schedules.resume(connection, caller.tenant_id, _known(schedule_id)):
                 raise NotFound("schedule", schedule_id)
         return Response()
@@ -146,7 +146,7 @@ async def _vet(context: Context, tenant_id: TenantId, publications: list[Publica
     unknown = context.publisher.unknown_urls(one)
     if unknown:
         await context.publisher.look_up(unknown)
-    context.publisher.message(tenant_id, one)
+    context.publisher.message(tenant_id, one, policy=await context.publisher.policy(tenant_id))
 
 
 def _known(schedule_id: str) -> str:
@@ -166,7 +166,7 @@ def _is_id(text: str) -> bool:
 
 async def _page(context: Context, tenant_id: TenantId, *, after: str) -> list[tuple[str, dict[str, Any]]]:
     """A page of views with their ids."""
-    async with context.database.connection() as connection:
+    async with context.database.reading(tenant_id) as connection:
         page = await schedules.page(connection, tenant_id, after=after, limit=PAGE)
         states = await schedules.states(connection, [one for schedule in page for one in schedule.last_messages])
     return [(schedule.id, _view(context, schedule, states)) for schedule in page]

@@ -14,7 +14,7 @@ from postroad.api.query import Query, document_of
 from postroad.domain.callback import milliseconds
 from postroad.domain.headers import header_map
 from postroad.domain.message import Options
-from postroad.domain.tenant import Caller
+from postroad.domain.tenant import Caller, TenantId
 from postroad.domain.url_group import (
     MAX_NAME_LENGTH,
     Endpoint,
@@ -41,14 +41,14 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def list_(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """All URL groups, the oldest first."""
         Query.of(request).end()
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             groups = await url_groups.list_(connection, caller.tenant_id)
         return json([_view(group) for group in groups])
 
     @routes.get("/{name}", summary="Get a URL group", responses={**_found(_GROUP), **errors(401, 403, 404, 503)})
     async def get(name: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """A URL group with its endpoints in their order, and its default headers if it has any."""
-        async with database.connection() as connection:
+        async with database.reading(caller.tenant_id) as connection:
             found = await url_groups.find(connection, caller.tenant_id, [_known(name)])
         if name not in found:
             raise NotFound("topic", name)
@@ -73,8 +73,9 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         given = _given(await document_of(request))
         if len({one.url for one in given}) > context.limits.max_endpoints:
             raise QuotaExceeded("maxEndpoints", context.limits.max_endpoints)
-        await _vet(context, [(one.url, f"endpoints[{number}].url") for number, one in enumerate(given)])
-        async with database.transaction() as connection:
+        urls = [(one.url, f"endpoints[{number}].url") for number, one in enumerate(given)]
+        await _vet(context, caller.tenant_id, urls)
+        async with database.changing(caller.tenant_id) as connection:
             await url_groups.upsert(connection, caller.tenant_id, name, given, limits=context.limits)
         return Response()
 
@@ -91,7 +92,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         A URL group without endpoints is deleted.
         """
         removed = _removed(await document_of(request))
-        async with database.transaction() as connection:
+        async with database.changing(caller.tenant_id) as connection:
             await url_groups.remove(connection, caller.tenant_id, _known(name), removed)
         return Response()
 
@@ -109,8 +110,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         """
         headers = _headers(await document_of(request, most_bytes=MOST_HEADER_BYTES))
         fields, options = parse_default_headers(headers, limits=context.limits, now_s=context.clock.now_s())
-        await _vet(context, _callback_urls(options))
-        async with database.single() as connection:
+        await _vet(context, caller.tenant_id, _callback_urls(options))
+        async with database.changing(caller.tenant_id) as connection:
             if not await url_groups.set_fields(connection, caller.tenant_id, _known(name), fields):
                 raise NotFound("topic", name)
         return Response()
@@ -119,7 +120,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def delete(name: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Delete a URL group, if there is one. Messages that were published to it are delivered."""
         if is_group_name(name):
-            async with database.single() as connection:
+            async with database.changing(caller.tenant_id) as connection:
                 await url_groups.delete(connection, caller.tenant_id, name)
         return Response()
 
@@ -202,10 +203,11 @@ def _text_of(value: Any) -> str:
     return "" if value is None else orjson.dumps(value).decode()
 
 
-async def _vet(context: Context, urls: Sequence[tuple[str, str]]) -> None:
+async def _vet(context: Context, tenant_id: TenantId, urls: Sequence[tuple[str, str]]) -> None:
     """Refuse URLs, given with their fields, that no message may go to; all names are looked up at the same time."""
+    policy = await context.publisher.policy(tenant_id)
     vetted = await asyncio.gather(
-        *(context.publisher.vet_url(url, field=field) for url, field in urls), return_exceptions=True
+        *(context.publisher.vet_url(url, field=field, policy=policy) for url, field in urls), return_exceptions=True
     )
     for refusal in vetted:
         if isinstance(refusal, BaseException):

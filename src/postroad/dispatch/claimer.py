@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
@@ -13,7 +14,7 @@ from postroad.dispatch.slots import Slots
 from postroad.dispatch.waker import Waker
 from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt
-from postroad.errors import PostroadError
+from postroad.errors import KeyMissing, PostroadError
 from postroad.faults import Point
 from postroad.store import deliveries, messages
 from postroad.store.deliveries import FIRST_DESTINATION, Claimed, Ended, Settlement
@@ -201,10 +202,14 @@ class Claimer:
         if not claimed:
             return
         by_id = {one.id: one for one in claimed}
+        unopened: dict[MessageId, PostroadError] = {}
         for one in claimed:
             self._slots.take(one.destination)
         try:
             for stored in await messages.fetch(connection, list(by_id)):
+                if stored.message.unopened is not None:
+                    unopened[stored.message.id] = stored.message.unopened
+                    continue
                 one = by_id.pop(stored.message.id)
                 self._start(Attempt(stored, one.lease, one.retried, one.destination, one.is_gated))
         finally:
@@ -212,8 +217,24 @@ class Claimer:
                 self._slots.release(one.destination)
                 self._suspects.discard(one.id)
         if by_id:
-            _log.error("the messages of %d deliveries are missing, they are given up", len(by_id))
-            reason = "the message is missing"
-            gone = [Settlement(one.id, one.lease, Ended.FAILED, timedelta(0), reason=reason) for one in by_id.values()]
+            await self._give_up(connection, dispatcher_id, by_id.values(), unopened)
+
+    async def _give_up(
+        self,
+        connection: Connection,
+        dispatcher_id: int,
+        left: Iterable[Claimed],
+        unopened: Mapping[MessageId, PostroadError],
+    ) -> None:
+        """Bury deliveries whose messages are gone or damaged; where only a key is missing, another node may have it."""
+        reasons = [(one, unopened.get(one.id) or "the message is missing") for one in left]
+        for reason, count in Counter(str(reason) for _, reason in reasons).items():
+            _log.error("%d deliveries cannot be made: %s", count, reason)
+        gone = [
+            Settlement(one.id, one.lease, Ended.FAILED, timedelta(0), reason=str(reason))
+            for one, reason in reasons
+            if not isinstance(reason, KeyMissing)
+        ]
+        if gone:
             async with connection.transaction():
                 await deliveries.release(connection, await deliveries.settle(connection, dispatcher_id, gone))

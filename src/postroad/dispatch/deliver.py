@@ -16,7 +16,7 @@ from postroad.domain.message import Attempt, Callback
 from postroad.domain.outcome import Failed, Outcome, outcome
 from postroad.domain.reply import NoResponse, Reply
 from postroad.domain.request import request_headers
-from postroad.domain.tenant import Profile
+from postroad.domain.tenant import Profile, SigningKeys
 from postroad.errors import InvalidDestination
 from postroad.faults import Point
 
@@ -41,22 +41,24 @@ class Finished:
 class Means:
     """What every attempt is made with. `max_timeout` is the default of one attempt, and its bound.
 
-    `region` is named to receivers that hold keys for several.
+    `region` is named to receivers that hold keys for several; with `standard_webhooks` there are signatures of that
+    kind beside QStash's.
     """
 
     egress: Egress
     clock: Clock
     max_timeout: timedelta
     region: str | None = None
+    standard_webhooks: bool = False
 
 
 async def deliver(attempt: Attempt, body: bytes, profile: Profile, means: Means) -> Finished:
     """Make one attempt. Whatever goes wrong is a reply; only cancellation gets out. Holds no database connection."""
     started = monotonic()
     try:
-        request = _request(attempt, body, profile.keys.current, means)
+        request = _request(attempt, body, profile.keys, means)
         faults.reached(Point.BEFORE_FIRST_BYTE)
-        reply = await means.egress.send(request)
+        reply = await means.egress.send(request, profile.destinations)
         faults.reached(Point.AFTER_RESPONSE)
     except InvalidDestination as error:
         reply = NoResponse(str(error))
@@ -80,14 +82,19 @@ def _finished(
     return Finished(attempt, reply, result, duration, body if is_reported else b"", report_failure_to)
 
 
-def _request(attempt: Attempt, body: bytes, signing_key: str, means: Means) -> OutgoingRequest:
+def _request(attempt: Attempt, body: bytes, keys: SigningKeys, means: Means) -> OutgoingRequest:
     message = attempt.message
     timeout = message.options.timeout or means.max_timeout
     return OutgoingRequest(
         url=parse_url(message.url),
         method=message.options.method,
         headers=request_headers(
-            attempt, body, signing_key=signing_key, now_s=int(means.clock.now_s()), region=means.region
+            attempt,
+            body,
+            signing_key=keys.current,
+            now_s=int(means.clock.now_s()),
+            region=means.region,
+            webhook_keys=keys if means.standard_webhooks else None,
         ),
         body=body,
         timeout=min(timeout, means.max_timeout).total_seconds(),

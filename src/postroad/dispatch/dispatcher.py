@@ -22,8 +22,9 @@ from postroad.dispatch.slots import Slots
 from postroad.dispatch.waker import Waker
 from postroad.domain.ids import MessageId
 from postroad.domain.message import Attempt
-from postroad.domain.tenant import Profile
-from postroad.errors import PostroadError, Unavailable
+from postroad.domain.outcome import FAILED
+from postroad.domain.reply import NoResponse
+from postroad.errors import PostroadError, Unavailable, Unopenable
 from postroad.publish import Publisher
 from postroad.store import deliveries, dispatchers, hints, messages
 from postroad.store.engine import Database
@@ -65,12 +66,13 @@ class Dispatcher:
         retention: Retention,
         schedule_catch_up: timedelta,
         region: str | None = None,
+        standard_webhooks: bool = False,
     ) -> None:
         self.id: int | None = None
         self._database = database
         self._bodies = database.limited(2)
         self._tenancy = tenancy
-        self._means = Means(egress, clock, max_timeout, region)
+        self._means = Means(egress, clock, max_timeout, region, standard_webhooks)
         self._slots = Slots(slots)
         self._large = Slots(_LARGE_BODIES)
         self._large_freed = asyncio.Event()
@@ -289,7 +291,7 @@ class Dispatcher:
                 self._check_lease()
                 finished = await deliver(attempt, message.body, profile, self._means)
             else:
-                finished = await self._deliver_large(attempt, profile)
+                finished = await self._deliver_large(attempt)
         except PostroadError as error:
             # Nothing was sent: it is forgotten here, and a beat gives it back.
             self._forget([attempt])
@@ -301,14 +303,19 @@ class Dispatcher:
         else:
             self._settler.add(finished)
 
-    async def _deliver_large(self, attempt: Attempt, profile: Profile) -> Finished:
+    async def _deliver_large(self, attempt: Attempt) -> Finished:
         """Large bodies are in memory only while they are sent, and only so many at a time."""
         while not self._large.reserve(attempt.destination):
             self._large_freed.clear()
             await self._large_freed.wait()
         try:
-            async with self._bodies.connection() as connection:
-                body = await messages.fetch_body(connection, attempt.message.id)
+            try:
+                async with self._bodies.connection() as connection:
+                    body = await messages.fetch_body(connection, attempt.message.id)
+            except Unopenable as error:
+                return Finished(attempt, NoResponse(str(error)), FAILED, timedelta(0), b"")
+            # The wait may have been long, and the keys rotated meanwhile.
+            profile = await self._tenancy.profile(attempt.message.tenant_id)
             self._check_lease()
             return await deliver(attempt, body, profile, self._means)
         finally:

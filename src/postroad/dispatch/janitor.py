@@ -14,7 +14,7 @@ from postroad.domain.callback import callbacks, failure_callback
 from postroad.domain.dead_letter import dlq_id
 from postroad.domain.message import Attempt, Callback, StoredMessage
 from postroad.domain.reply import NoResponse
-from postroad.errors import InvalidDestination, PostroadError, Unavailable
+from postroad.errors import InvalidDestination, PostroadError, Unavailable, Unopenable
 from postroad.publish import Publisher
 from postroad.store import (
     bulk_actions,
@@ -247,7 +247,10 @@ class Janitor:
         assert buried.dead_letter_id is not None
         assert buried.failed_at is not None
         message = source.message
-        body = message.body if message.body is not None else await messages.fetch_body(connection, message.id)
+        try:
+            body = message.body if message.body is not None else await messages.fetch_body(connection, message.id)
+        except Unopenable as error:
+            body = str(error).encode()
         attempt = Attempt(source, lease=0, retried=buried.retried, destination=0)
         letter = dlq_id(buried.dead_letter_id, buried.failed_at)
         try:

@@ -14,7 +14,7 @@ from postroad.domain.publication import UNIQUE
 from postroad.domain.schedule import Due, Schedule, due
 from postroad.domain.tenant import TenantId
 from postroad.domain.url_group import UrlGroup, is_group_name
-from postroad.errors import InvalidValue, NotFound, PostroadError, Refused, Unavailable
+from postroad.errors import InvalidValue, NotFound, PostroadError, Refused, Unavailable, Unopenable
 from postroad.faults import Point
 from postroad.publish import Publisher
 from postroad.store import schedules, url_groups
@@ -127,6 +127,8 @@ class Scheduler:
             raise
         except DataRefused as error:
             await self._fire_if_due(key, refusal=f"the message cannot be stored: {error}")
+        except Unopenable as error:
+            await self._fire_if_due(key, refusal=f"its URL group cannot be read: {error}")
         except Exception:  # noqa: BLE001  the next tick may go well; this one is said to have failed
             _log.exception("schedule %s of tenant %d failed inside the server", key[1], key[0])
             await self._fire_if_due(key, refusal="internal error")
@@ -141,10 +143,10 @@ class Scheduler:
         if not keys:
             return []
         now, locked = await schedules.fetch(connection, keys)
-        groups = await _groups(connection, locked)
+        groups = await _groups(connection, locked if refusal is None else ())
         firings: list[_Firing] = []
         for schedule in locked:
-            firing = self._firing(schedule, now, groups[schedule.tenant_id], refusal)
+            firing = self._firing(schedule, now, groups.get(schedule.tenant_id, {}), refusal)
             if isinstance(firing, InvalidValue):
                 await schedules.stop(connection, (schedule.tenant_id, schedule.id), f"it fires no more: {firing}")
                 continue
@@ -163,6 +165,8 @@ class Scheduler:
             ahead = due(parse_cron(schedule.cron), schedule.next_at, now, catch_up=self._catch_up)
         except InvalidValue as error:
             return error
+        if schedule.unopened is not None:
+            refusal = str(schedule.unopened)
         firing = _Firing(schedule, ahead, error=refusal)
         if refusal is None:
             try:

@@ -248,4 +248,7 @@ def _settlement(finished: Finished) -> Settlement:
             ended, delay = Ended.FAILED, None
         case _:
             assert_never(outcome)
-    return Settlement(attempt.message.id, attempt.lease, ended, finished.duration, delay, status, reason, header, body)
+    tenant_id = attempt.message.tenant_id
+    return Settlement(
+        attempt.message.id, attempt.lease, ended, finished.duration, delay, status, reason, header, body, tenant_id
+    )

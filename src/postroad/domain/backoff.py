@@ -44,6 +44,8 @@ _PRECEDENCE = {
 
 
 def _delay(value: str, now: datetime) -> timedelta | None:
+    if len(value) > _LONGEST_VALUE:
+        return None
     if _SECONDS.fullmatch(value):
         return timedelta(seconds=int(value))
     if date := _HTTP_DATE.fullmatch(value):
@@ -60,6 +62,8 @@ def _delay(value: str, now: datetime) -> timedelta | None:
         return None
 
 
+_LONGEST_VALUE = 64
+"""Whoever means it writes less; a duration of many parts would take long to read."""
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HTTP_DATE = re.compile(

@@ -9,6 +9,7 @@ from json import dumps
 from typing import Any
 
 from postroad.domain.headers import header_map
+from postroad.domain.hops import inherited
 from postroad.domain.ids import message_text
 from postroad.domain.message import Attempt, Callback, Message, Options, Origin
 from postroad.domain.outcome import error_text
@@ -47,7 +48,7 @@ def callbacks(
 
 
 def _report(callback: Callback, attempt: Attempt, reply: Reply, body: bytes, *, dlq_id: str | None) -> Publication:
-    headers = callback.options.headers
+    headers = callback.options.headers + inherited(attempt.message.options.headers)
     if not any(name == "Content-Type" for name, _ in headers):
         headers = (("Content-Type", "application/json"), *headers)
     return Publication(

@@ -9,7 +9,7 @@ from datetime import datetime
 from postroad.domain.message import StoredMessage
 from postroad.domain.reply import Headers
 
-_DLQ_ID = re.compile(r"(\d{1,15})-(\d{1,18})")
+_DLQ_ID = re.compile(r"([0-9]{1,15})-([0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)

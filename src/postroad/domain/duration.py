@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from postroad.errors import InvalidValue
 
+_MAX_CHARACTERS = 1024
 _LONGEST = timedelta(days=36_500)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NANOSECONDS = {
@@ -25,8 +26,11 @@ def parse_duration(text: str, *, bare_seconds: bool = False) -> timedelta:
     """The duration that a text such as `50s` or `1d10h30m` writes, to the second, at most 100 years.
 
     One or more numbers of up to 18 digits, each with a unit of s, m, h or d, in any order and without blanks, signs or
-    decimals. With bare_seconds a number alone means seconds. Raises InvalidValue. The grammar is QStash's.
+    decimals, in at most 1024 characters. With bare_seconds a number alone means seconds. Raises InvalidValue. The
+    grammar is QStash's.
     """
+    if len(text) > _MAX_CHARACTERS:
+        raise InvalidValue(text, f"a duration of at most {_MAX_CHARACTERS} characters")
     if _DURATION.fullmatch(text):
         seconds = sum(int(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
     elif bare_seconds and _BARE_SECONDS.fullmatch(text):
@@ -44,9 +48,11 @@ _BARE_SECONDS = re.compile(r"[0-9]{1,18}")
 def parse_go_duration(text: str) -> timedelta:
     """The duration that a Go program writes, such as `6m5s`, `1.5s` or `0`, cut to the microsecond, at most 100 years.
 
-    Go's `time.ParseDuration` without signs; a number has up to 18 digits on either side of its point. Raises
-    InvalidValue.
+    Go's `time.ParseDuration` without signs; a number has up to 18 digits on either side of its point, and all of it at
+    most 1024 characters. Raises InvalidValue.
     """
+    if len(text) > _MAX_CHARACTERS:
+        raise InvalidValue(text, f"a Go duration of at most {_MAX_CHARACTERS} characters")
     if text == "0":
         return timedelta()
     if not _GO_DURATION.fullmatch(text):

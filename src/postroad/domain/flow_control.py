@@ -9,6 +9,7 @@ from postroad.domain.duration import parse_duration
 from postroad.errors import InvalidValue
 
 MAX_KEY_LENGTH = 256
+MAX_VALUE_LENGTH = 1024
 MAX_PERIOD = timedelta(weeks=1)
 DEFAULT_PERIOD = timedelta(seconds=1)
 MOST = 2**31 - 1
@@ -55,6 +56,8 @@ def parse_flow_value(text: str) -> tuple[int | None, int | None, timedelta]:
 
     A period is a duration or a number of seconds, from a second to a week. Raises `InvalidValue`.
     """
+    if len(text) > MAX_VALUE_LENGTH:
+        raise InvalidValue(text, f"parallelism=N, rate=N, period=D in at most {MAX_VALUE_LENGTH} characters")
     found: dict[str, str] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")

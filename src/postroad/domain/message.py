@@ -9,6 +9,7 @@ from postroad.domain.flow_control import FlowControl
 from postroad.domain.ids import MessageId
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
+from postroad.errors import PostroadError
 
 METHODS = ("POST", "GET", "PUT", "PATCH", "DELETE")
 """Stored as their place in this tuple, so new ones go to the end."""
@@ -85,7 +86,8 @@ class Message:
     """What was published, by whom, and where it goes.
 
     `body` is None where the message was claimed without its body because that is large; `body_bytes` is its size.
-    `source_id` is the message that this one is a callback of.
+    `source_id` is the message that this one is a callback of. One with `unopened`, which says why, could not be read as
+    it was published: it can be shown, but must not be delivered.
     """
 
     id: MessageId
@@ -97,6 +99,7 @@ class Message:
     caller_ip: str | None = None
     source_id: MessageId | None = None
     origin: Origin = DIRECT
+    unopened: PostroadError | None = None
 
 
 @dataclass(frozen=True, slots=True)

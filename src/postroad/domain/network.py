@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Literal
 
@@ -14,17 +16,21 @@ Network = IPv4Network | IPv6Network
 Preset = Literal["public", "lan", "any"]
 
 SETTING = "POSTROAD_DESTINATIONS"
+OF_TENANT = "postroad tenant set --destinations"
+"""What sets the policy of one tenant, which then counts in the place of the node's."""
+
 PRESETS: dict[str, Preset] = {"public": "public", "lan": "lan", "any": "any"}
 
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """A host name, or `*.example.com` for every name below it, whose addresses need not be public."""
+    """A host name, or `*.example.com` for every name below it, on one port or on all."""
 
     name: str
     port: int | None
 
-    def allows(self, host: str, port: int) -> bool:
+    def covers(self, host: str, port: int) -> bool:
+        """Whether this host and port are meant."""
         if self.port is not None and self.port != port:
             return False
         if self.name.startswith("*."):
@@ -34,22 +40,31 @@ class HostRule:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRule:
-    """Addresses that are allowed whatever the table says, on one port or on all."""
+    """Addresses, on one port or on all."""
 
     network: Network
     port: int | None
 
-    def allows(self, address: Address, port: int) -> bool:
+    def covers(self, address: Address, port: int) -> bool:
+        """Whether this address and port are meant."""
         return (self.port is None or self.port == port) and address in self.network
+
+
+Rule = HostRule | NetworkRule
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator allows: a preset, and hosts and networks beside it; without a preset, only those."""
+    """What the operator allows: a preset, and hosts and networks beside it; without a preset, only those.
+
+    What is `refused` stays so, whatever else allows it. `setting` is what an operator changes to have it otherwise.
+    """
 
     preset: Preset | None
     hosts: tuple[HostRule, ...] = ()
     networks: tuple[NetworkRule, ...] = ()
+    refused: tuple[Rule, ...] = ()
+    setting: str = SETTING
 
     def refusal(self, host: str, port: int, address: Address) -> str | None:
         """Why nothing may be sent to this address under this host name, as one sentence; None if something may.
@@ -61,15 +76,23 @@ class Policy:
         for face in faces:
             if kind := _kind(face, NEVER):
                 return f"endpoint resolves to {kind} address: {address}"
-        if any(rule.allows(host, port) for rule in self.hosts):
+        if self.refused and self._is_refused(host, port, (address, *faces)):
+            return f"endpoint is on the list of what is refused: {address} ({self.setting} refuses it)"
+        if any(rule.covers(host, port) for rule in self.hosts):
             return None
         for face in faces:
             if objection := self._objection(face, port):
-                return f"endpoint {objection}: {address} ({SETTING} can allow it)"
+                return f"endpoint {objection}: {address} ({self.setting} can allow it)"
         return None
 
+    def _is_refused(self, host: str, port: int, faces: tuple[Address, ...]) -> bool:
+        return any(
+            rule.covers(host, port) if isinstance(rule, HostRule) else any(rule.covers(face, port) for face in faces)
+            for rule in self.refused
+        )
+
     def _objection(self, face: Address, port: int) -> str | None:
-        if self.preset == "any" or any(rule.allows(face, port) for rule in self.networks):
+        if self.preset == "any" or any(rule.covers(face, port) for rule in self.networks):
             return None
         if self.preset is None:
             return "resolves to an address that is not on the list"
@@ -81,15 +104,23 @@ class Policy:
         return None
 
 
-def parse_policy(text: str) -> Policy:
+@lru_cache(maxsize=1024)
+def parse_policy(text: str, setting: str = SETTING) -> Policy:
     """The policy that a comma list of presets, hosts and networks means. Raises InvalidValue.
 
     > `public`, `lan`, `any`, `public,10.0.0.0/8,db.internal:8080`, `*.example.com`, `[fd00::]:8443`
+
+    A leading `!` refuses what it stands before; refusals count more than the rest, in whatever order.
+    > `lan,!10.0.0.5`, `any,!*.internal.example:8080,!192.168.0.0/16`, `public,!:8080`
     """
     preset: Preset | None = None
     hosts: list[HostRule] = []
     networks: list[NetworkRule] = []
+    refused: list[Rule] = []
     for entry in (part.strip().lower() for part in text.split(",")):
+        if entry.startswith("!"):
+            refused += _refusals(entry[1:].lstrip())
+            continue
         if entry in PRESETS:
             if preset is not None:
                 raise InvalidValue(text, "one of public, lan and any, not two")
@@ -100,7 +131,9 @@ def parse_policy(text: str) -> Policy:
                 hosts.append(rule)
             case NetworkRule() as rule:
                 networks.append(rule)
-    return Policy(preset, tuple(hosts), tuple(networks))
+    if refused and preset is None and not hosts and not networks:
+        raise InvalidValue(text, "what is allowed beside what is refused, such as public")
+    return Policy(preset, tuple(hosts), tuple(networks), tuple(refused), setting)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
@@ -116,12 +149,25 @@ def _network(entry: str) -> Network:
         network = ip_network(entry)
     except ValueError:
         raise InvalidValue(entry, "an address, or a network like 10.0.0.0/8 without bits behind its prefix") from None
+    return _unmapped(network)
+
+
+def _unmapped(network: Network) -> Network:
     if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
     return network
 
 
-def _rule(entry: str) -> HostRule | NetworkRule:
+def _refusals(entry: str) -> Sequence[Rule]:
+    """The rules of an entry behind its `!`: as any other entry, or `:25` for a port wherever it is."""
+    if entry in PRESETS:
+        raise InvalidValue(f"!{entry}", "a host, a network or a port behind the !")
+    if (port := _PORT.fullmatch(entry)) is not None and int(port[1]) <= 65535:
+        return [NetworkRule(everything, int(port[1])) for everything in _EVERYTHING]
+    return [_rule(entry)]
+
+
+def _rule(entry: str) -> Rule:
     is_bare_ipv6 = entry.count(":") > 1 and not entry.startswith("[")
     parts = None if is_bare_ipv6 else _ENTRY.fullmatch(entry)
     name = entry if parts is None else parts["bracketed"] or parts["plain"]
@@ -129,7 +175,7 @@ def _rule(entry: str) -> HostRule | NetworkRule:
     if port is not None and port > 65535:
         raise InvalidValue(entry, _EXPECTED)
     try:
-        return NetworkRule(ip_network(name), port)
+        return NetworkRule(_unmapped(ip_network(name)), port)
     except ValueError:
         # A name: told apart from a mistyped address by its last label.
         if parts is None or parts["bracketed"] or not _HOST_PATTERN.fullmatch(name):
@@ -157,6 +203,8 @@ def _faces(address: Address) -> tuple[Address, ...]:
         return (low, address)
     if address in _LOCAL_NAT64:
         return (*_local_nat64(bits, low), address)
+    if bits >> 32 & 0xFDFF_FFFF == _ISATAP:
+        return (low, address)
     return (address,)
 
 
@@ -176,8 +224,8 @@ def _table(text: str) -> tuple[tuple[Network, str], ...]:
     return tuple((ip_network(network), kind) for network, kind in rows)
 
 
-# Refused under every policy, because nobody's receiver is there. Metadata services (of Amazon, Google,
-# Alibaba, Oracle and Azure, in this order) hand out the credentials of the machine.
+# Refused under every policy, because nobody's receiver is there. Metadata services hand out the credentials of the
+# machine: of Amazon and most others, then of Google, Alibaba, Oracle, Azure, Tencent, Scaleway and OpenStack.
 NEVER = _table("""
     169.254.169.254/32   a metadata
     169.254.170.2/32     a metadata
@@ -186,7 +234,12 @@ NEVER = _table("""
     fd20:ce::254/128     a metadata
     100.100.100.200/32   a metadata
     192.0.0.192/32       a metadata
+    fd00:c1::a9fe:a9fe/128  a metadata
     168.63.129.16/32     a metadata
+    169.254.0.23/32      a metadata
+    169.254.42.42/32     a metadata
+    fd00:42::42/128      a metadata
+    fe80::a9fe:a9fe/128  a metadata
     0.0.0.0/32           an unspecified
     ::/128               an unspecified
     255.255.255.255/32   a broadcast
@@ -238,9 +291,16 @@ _COMPATIBLE = ip_network("::/96")
 _LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
 _6TO4 = ip_network("2002::/16")
 _TEREDO = ip_network("2001::/32")
+_ISATAP = 0x5EFE
+"""Behind any prefix of 64 bits this comes before an IPv4 address, with the universal bit or without (RFC 5214, 6.1)."""
 
+_EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+_PORT = re.compile(r":([1-9][0-9]{0,4})")
 _ENTRY = re.compile(r"(?:\[(?P<bracketed>[0-9a-f:./]+)\]|(?P<plain>[^:\[\]]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
 _HOST_PATTERN = re.compile(
     r"(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\.?$)[a-z0-9_-]{1,63}\.?", re.ASCII
 )
-_EXPECTED = "public, lan or any, and hosts, host:port, *.example.com or networks like 10.0.0.0/8, separated by commas"
+_EXPECTED = (
+    "public, lan or any, and hosts, host:port, *.example.com or networks like 10.0.0.0/8, separated by commas; "
+    "with a ! before it, what is refused"
+)

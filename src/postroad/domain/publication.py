@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from postroad.domain.destination import parse_url
 from postroad.domain.flow_control import FlowControl
-from postroad.domain.headers import canonical, check_name, check_value, is_forwardable
+from postroad.domain.headers import canonical, check_name, check_value, following, is_forwardable, unambiguous
+from postroad.domain.hops import HEADER as HOPS
+from postroad.domain.hops import parse_hops
 from postroad.domain.limits import Limits
 from postroad.domain.message import DIRECT, IMMEDIATELY, After, Callback, NotBefore, Options, Origin
 from postroad.domain.publish_header import OPTIONS, ById, boolean
@@ -73,6 +75,7 @@ class _Draft:
     callback: list[tuple[str, str]] = field(default_factory=list)
     failure_callback: list[tuple[str, str]] = field(default_factory=list)
     forwards_all: bool = False
+    hops: int = 0
 
 
 def parse_options(
@@ -102,14 +105,13 @@ def parse_overrides(fields: Iterable[tuple[str, str]], options: Options, *, limi
     A `Content-Type` counts only for what is published with a body, so here it is passed over. Forwarded headers
     replace those of the same name.
     """
-    named = [
-        (name, value) for name, value in fields if name.startswith("upstash-") and name != "upstash-header-forward"
-    ]
+    named = [(name, value) for name, value in fields if name.startswith("upstash-") and name not in _OF_THE_REQUEST]
     values, _ = _explicit(named, limits, now_s, "Upstash-", options.retries)
     if "headers" in values:
         replaced = {name for name, _ in values["headers"]}
         kept = tuple(pair for pair in options.headers if pair[0] not in replaced)
         values["headers"] = kept + values["headers"]
+        _check_headers(values["headers"], limits, "Upstash-")
     return replace(options, **{"when": IMMEDIATELY, **values})
 
 
@@ -158,10 +160,14 @@ def _drafted(fields: Iterable[tuple[str, str]], limits: Limits, path: str) -> _D
         else:
             others.append((name, value))
     if draft.forwards_all:
-        draft.headers.extend((canonical(n), _checked_value(n, v)) for n, v in others if may_follow(n))
+        # Before what is forwarded by name, which counts more where a header has one value.
+        draft.headers[:0] = [_followed(name, value) for name, value in following(others)]
+    draft.headers = unambiguous(draft.headers)
     if draft.content_type is not None and not any(name == "Content-Type" for name, _ in draft.headers):
         draft.headers.insert(0, ("Content-Type", draft.content_type))
     _check_headers(draft.headers, limits, path)
+    if draft.hops:
+        draft.headers.append((HOPS, str(draft.hops)))
     return draft
 
 
@@ -211,6 +217,8 @@ def _read(draft: _Draft, suffix: str, value: str, limits: Limits, path: str) -> 
         draft.callback.append((suffix[9:], value))
     elif suffix == "failure-callback" or suffix.startswith("failure-callback-"):
         draft.failure_callback.append((suffix[17:], value))
+    elif suffix == "hops":
+        draft.hops = max(draft.hops, parse_hops(value))
     elif suffix == "header-forward":
         draft.forwards_all = _named(f"{path}Header-Forward", lambda: boolean(value.strip(), limits))
 
@@ -236,7 +244,8 @@ def _callback(
         parse_url(url)
     except InvalidDestination as error:
         raise InvalidDestination(error.reason, field=prefix) from None
-    nested = [(f"upstash-{suffix}", value) for suffix, value in lines if suffix]
+    # A callback has as many hops as its message, and never less.
+    nested = [(f"upstash-{suffix}", value) for suffix, value in lines if suffix and suffix != "hops"]
     options, _ = parse_options(
         nested, limits=limits, now_s=now_s, path=f"{prefix}-", retries=retries, generation=generation
     )
@@ -253,18 +262,18 @@ def _flow_control(
     return FlowControl(key, *limits_of_key)
 
 
+_OF_THE_REQUEST = ("upstash-header-forward", "upstash-hops")
+
 OPTION_NAMES = (*(canonical(name) for name in OPTIONS), "Callback", "Failure-Callback", "Header-Forward")
 """The headers of a publish without their prefix, for documentation."""
 
-_NOT_FOLLOWING = frozenset({"authorization", "content-type", "cookie", "accept-encoding", "user-agent"})
+
+def _followed(name: str, value: str) -> tuple[str, str]:
+    # Of a batch, names are any text.
+    return _named("headers", lambda: canonical(check_name(name))), _checked_value(name, value)
 
 
-def may_follow(name: str) -> bool:
-    """With `Upstash-Header-Forward: true` a request's own headers follow, but never what authenticated the caller."""
-    return is_forwardable(name) and name not in _NOT_FOLLOWING
-
-
-def _check_headers(headers: list[tuple[str, str]], limits: Limits, path: str) -> None:
+def _check_headers(headers: Sequence[tuple[str, str]], limits: Limits, path: str) -> None:
     if len(headers) > limits.max_forwarded_headers:
         raise InvalidField(f"{path}Forward-*", str(len(headers)), f"at most {limits.max_forwarded_headers} headers")
     size = sum(len(name) + len(value) for name, value in headers)

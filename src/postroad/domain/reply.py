@@ -8,7 +8,7 @@ Headers = tuple[tuple[str, str], ...]
 """Names and values in the order of the wire; values are decoded as latin-1, so that every byte survives."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Response:
     """A complete HTTP answer, whatever its status.
 

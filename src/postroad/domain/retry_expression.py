@@ -20,6 +20,8 @@ _MAX_CHARACTERS = 256
 _MAX_NODES = 64
 _MAX_DEPTH = 16
 _MAX_RETRIED = 1000
+_MAX_STEPS = 6_400
+"""What checking an expression may take: a batch may bring thousands of them."""
 _MAX_MILLISECONDS = LONGEST_DELAY / timedelta(milliseconds=1)
 
 
@@ -50,10 +52,12 @@ def parse_retry_expression(text: str, retries: int) -> RetryExpression:
     QStash's grammar: the variable retried, numbers, `+ - * /`, parentheses and the functions pow, sqrt, abs, exp,
     floor, ceil, round, min and max, the last two of exactly two arguments. All numbers are floats; round takes halves
     away from zero. At most 256 characters, 64 numbers, names, operators and calls together, and 16 levels of nesting.
-    Raises InvalidValue, also for a division by zero, an overflow or any other step without a finite value.
+    Raises InvalidValue, also for a division by zero, an overflow or any other step without a finite value; of an
+    expression with more than six of these, it looks for that only among the first retries, 100 at least.
     """
-    formula = _Parser(text).formula()
-    for retried in range(min(retries, _MAX_RETRIED) + 1):
+    parser = _Parser(text)
+    formula = parser.formula()
+    for retried in range(min(retries, _MAX_RETRIED, _MAX_STEPS // parser.nodes) + 1):
         try:
             formula(float(retried))
         except ZeroDivisionError:
@@ -87,7 +91,7 @@ class _Parser:
         ]
         self._tokens.append(("", len(text)))
         self._position = 0
-        self._nodes = 0
+        self.nodes = 0
         self._depth = 0
 
     def formula(self) -> Formula:
@@ -176,8 +180,8 @@ class _Parser:
         self._next()
 
     def _count(self) -> None:
-        self._nodes += 1
-        if self._nodes > _MAX_NODES:
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
             raise InvalidValue(self._text, f"at most {_MAX_NODES} numbers, names, operators and calls")
 
     def _descend(self) -> None:

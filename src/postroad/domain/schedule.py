@@ -10,14 +10,15 @@ from enum import StrEnum
 from functools import lru_cache
 
 from postroad.domain.cron import Cron, parse_cron
+from postroad.domain.headers import following
 from postroad.domain.ids import MessageId
 from postroad.domain.limits import Limits
 from postroad.domain.message import Options
-from postroad.domain.publication import Request, may_follow, parse_options
+from postroad.domain.publication import Request, parse_options
 from postroad.domain.publish_header import boolean
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
-from postroad.errors import InvalidValue, Refused
+from postroad.errors import InvalidValue, PostroadError, Refused
 
 MAX_ID_LENGTH = 256
 
@@ -55,7 +56,8 @@ class Schedule:
     """A schedule as it is stored: `request` is what every tick asks for, `cron` the text of its expression.
 
     `next_at` is the nominal time of the next tick, and stands still while the schedule is paused. `last_at` is when the
-    last tick really fired, `last_messages` are the messages that it made, `error` says why it made none.
+    last tick really fired, `last_messages` are the messages that it made, `error` says why it made none. Of one with
+    `unopened`, which says why, it cannot be read what it publishes.
     """
 
     tenant_id: TenantId
@@ -68,6 +70,7 @@ class Schedule:
     last_messages: tuple[MessageId, ...]
     error: str | None
     created_at: datetime
+    unopened: PostroadError | None = None
 
     def upcoming(self, now: datetime) -> datetime | None:
         """When it fires next; of a paused one, when it would if it were resumed now. None if it never can."""
@@ -110,13 +113,14 @@ def kept_fields(fields: Sequence[tuple[str, str]], defaults: Headers = ()) -> He
     """
     forwards = [value for name, value in (*defaults, *fields) if name == "upstash-header-forward"]
     forwards_all = bool(forwards) and boolean(forwards[-1].strip(), Limits())
-    return tuple((name, value) for name, value in fields if _is_kept(name, forwards_all=forwards_all))
+    follow = {name for name, _ in following(fields)} if forwards_all else set()
+    return tuple((name, value) for name, value in fields if _is_kept(name) or name in follow)
 
 
-def _is_kept(name: str, *, forwards_all: bool) -> bool:
+def _is_kept(name: str) -> bool:
     if name.startswith("upstash-"):
         return name not in _NOT_KEPT and not name.startswith("upstash-telemetry-")
-    return name == "content-type" or (forwards_all and may_follow(name))
+    return name == "content-type"
 
 
 @lru_cache(maxsize=1024)

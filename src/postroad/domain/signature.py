@@ -1,4 +1,4 @@
-"""The token that proves to a destination who sends the request."""
+"""What proves to a destination who sends the request: QStash's token, and the signatures of Standard Webhooks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import base64
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
+
+from postroad.domain.reply import Headers
 
 LIFETIME_SECONDS = 300
 
@@ -29,6 +32,38 @@ def signature(key: str, url: str, body: bytes, now_s: int, jti: str) -> str:
 
 
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=") + b"."
+
+
+STANDARD_WEBHOOKS = frozenset({"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"})
+"""The headers that `standard_webhooks` writes, in canonical case."""
+
+
+def standard_webhooks(keys: Sequence[str], message_id: str, body: bytes, now_s: int) -> Headers:
+    """The headers of Standard Webhooks 1.0.0: one signature for each key, so that a receiver needs only one of them.
+
+    The id is the same for every attempt at a message, as the standard wants it; now_s is when this one is made. The
+    secret of a key is what `standard_webhooks_secret` shows. What is signed begins with the id, which is no base64 of
+    a JSON object: a signature of this kind is never a valid token of the other, although both have the same secret.
+    """
+    start = f"{message_id}.{now_s}.".encode()
+    signatures: list[str] = []
+    for key in keys:
+        mac = hmac.new(key.encode(), start, "sha256")
+        mac.update(body)
+        signatures.append(f"v1,{base64.b64encode(mac.digest()).decode()}")
+    return (
+        ("Webhook-Id", message_id),
+        ("Webhook-Timestamp", str(now_s)),
+        ("Webhook-Signature", " ".join(signatures)),
+    )
+
+
+def standard_webhooks_secret(key: str) -> str:
+    """A signing key in the form that libraries for Standard Webhooks take: `whsec_` and the base64 of its bytes.
+
+    They decode what follows the prefix, and so come to the bytes that sign: those of the whole key with its `sig_`.
+    """
+    return f"whsec_{base64.b64encode(key.encode()).decode()}"
 
 
 def _json(text: str) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+
+from postroad.vault import PLAIN, Vault
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = asyncpg.Record
@@ -44,6 +47,23 @@ def is_pooled(url: str) -> bool:
     return dict(parse_qsl(urlsplit(url).query)).get(POOLER, "").lower() in {"true", "yes", "on", "1"}
 
 
+def places(url: str) -> list[tuple[str, int]]:
+    """Hosts and ports that the URL names; none of a Unix socket, and none that only the environment knows."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    named = query.get("host") or parts.netloc.rpartition("@")[2]
+    ports = query.get("port", "").split(",")
+    found = []
+    for number, text in enumerate(named.split(",")):
+        if not text or text.startswith("/"):
+            continue
+        host, _, port = text.rpartition(":") if _HAS_PORT.search(text) else (text, "", "")
+        port = port or ports[min(number, len(ports) - 1)] or "5432"
+        if port.isdigit():
+            found.append((unquote(host).strip("[]"), int(port)))
+    return found
+
+
 async def connect(url: str, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
     """A connection to the first host of the URL that takes writes. Raises what asyncpg raises.
 
@@ -66,17 +86,17 @@ async def connect(url: str, **options: Any) -> asyncpg.Connection[asyncpg.Record
     raise errors[0]
 
 
-async def open_pool(url: str, *, most: int) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool of up to so many of such connections, which are opened when they are needed."""
+async def open_pool(url: str, *, most: int, vault: Vault = PLAIN) -> asyncpg.Pool[asyncpg.Record]:
+    """A pool of up to so many of such connections, which are opened when they are needed, and share a vault."""
 
     async def open_one(_: str, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
-        return await connect(url, **options)
+        return with_vault(await connect(url, **options), vault)
 
     create_pool: Any = asyncpg.create_pool  # its stubs do not know `connect`
     pool: asyncpg.Pool[asyncpg.Record] = await create_pool(
         url,
         connect=open_one,
-        connection_class=_Pooled if is_pooled(url) else asyncpg.Connection,
+        connection_class=_Pooled if is_pooled(url) else _Direct,
         min_size=0,
         max_size=most,
         reset=_leave_as_it_is,
@@ -94,10 +114,31 @@ def sqlalchemy_engine(url: str) -> AsyncEngine:
     )
 
 
+def with_vault(connection: asyncpg.Connection[asyncpg.Record], vault: Vault) -> asyncpg.Connection[asyncpg.Record]:
+    """The connection, on which secrets are sealed and opened by this vault."""
+    assert isinstance(connection, _Direct)
+    connection.vault = vault
+    return connection
+
+
+def vault_of(connection: Connection) -> Vault:
+    """What seals and opens the secrets that go over this connection. One that is not of here stores them plain."""
+    vault: Vault = getattr(connection, "vault", PLAIN)
+    return vault
+
+
+_HAS_PORT = re.compile(r":[0-9]+\Z")
+
 _last_good: dict[str, str] = {}
 
 
-class _Pooled(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
+class _Direct(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
+    """A connection that knows how secrets are stored where it leads."""
+
+    vault: Vault = PLAIN
+
+
+class _Pooled(_Direct):
     """A connection through a pooler: what is prepared in one transaction is not there in the next one.
 
     The driver sends a statement in two steps, so it needs a transaction around both. All that takes arguments or gives
@@ -121,6 +162,7 @@ def _by_host(url: str) -> Sequence[str]:
 
 def _options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "connection_class": _Direct,
         "timeout": CALL_DEADLINE_S,
         "command_timeout": CALL_DEADLINE_S,
         "server_settings": {"application_name": f"postroad@{socket.gethostname()[:40]}:{os.getpid()}"},

@@ -10,7 +10,8 @@ from typing import Any
 
 from postroad.domain.ids import MessageId
 from postroad.domain.tenant import TenantId
-from postroad.store.engine import Connection, statement
+from postroad.store.engine import Connection, statement, vault_of
+from postroad.store.sealing import seal_response
 
 _CLAIM_DUE = statement("claim_due")
 _CLAIM_FAIR = statement("claim_fair")
@@ -98,7 +99,10 @@ class Ahead:
 
 @dataclass(slots=True)
 class Settlement:
-    """The end of an attempt on its way into the store. The response is stored of attempts that failed."""
+    """The end of an attempt on its way into the store.
+
+    The response is stored of attempts that failed, and then it is known whose message it was.
+    """
 
     id: MessageId
     lease: int
@@ -109,6 +113,7 @@ class Settlement:
     reason: str | None = None
     header: str | None = None
     body: bytes | None = None
+    tenant_id: TenantId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +213,10 @@ async def enter(connection: Connection) -> int:
 
 async def settle(connection: Connection, dispatcher_id: int, settlements: Sequence[Settlement]) -> list[Settled]:
     """End attempts. Only those that the dispatcher still holds under the same lease take effect and come back."""
+    vault = vault_of(connection)
+    responses = [(s.header, s.body) for s in settlements]
+    if vault.number is not None:
+        responses = [seal_response(vault, s.header, s.body, s.tenant_id, s.id) for s in settlements]
     columns: list[list[Any]] = [
         [s.id for s in settlements],
         [s.lease for s in settlements],
@@ -215,11 +224,11 @@ async def settle(connection: Connection, dispatcher_id: int, settlements: Sequen
         [None if s.delay is None else s.delay.total_seconds() for s in settlements],
         [s.status for s in settlements],
         [s.reason for s in settlements],
-        [s.header for s in settlements],
-        [s.body for s in settlements],
+        [header for header, _ in responses],
+        [body for _, body in responses],
         [s.duration.total_seconds() for s in settlements],
     ]
-    rows = await connection.fetch(_SETTLE, dispatcher_id, *columns)
+    rows = await connection.fetch(_SETTLE, dispatcher_id, *columns, vault.number)
     return [
         Settled(
             row["id"],

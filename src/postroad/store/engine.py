@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from itertools import count
 from time import monotonic
@@ -16,13 +17,16 @@ from sqlalchemy import Executable
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from postroad.domain.tenant import TenantId
 from postroad.errors import DatabaseUnavailable, Misconfigured, OutcomeUnknown, PostroadError
 from postroad.store.connecting import CALL_DEADLINE_S as CALL_DEADLINE_S
-from postroad.store.connecting import UNREACHABLE, connect, open_pool
+from postroad.store.connecting import UNREACHABLE, connect, open_pool, with_vault
 from postroad.store.connecting import Connection as Connection
 from postroad.store.connecting import Row as Row
-
-MINIMUM_VERSION = 14
+from postroad.store.connecting import vault_of as vault_of
+from postroad.store.fitness import check_fitness
+from postroad.store.wall import Wall
+from postroad.vault import Vault
 
 TRIES = 5
 
@@ -60,7 +64,7 @@ async def run(connection: Connection, query: Executable) -> list[Row]:
 
 
 class Database:
-    """A pool of connections. Nothing but `store` looks inside."""
+    """A pool of connections, and the vault of what is secret behind them. Nothing but `store` looks inside."""
 
     def __init__(
         self,
@@ -69,20 +73,27 @@ class Database:
         *,
         trouble: _Trouble | None = None,
         at_most: asyncio.Semaphore | None = None,
+        vault: Vault | None = None,
+        wall: Wall | None = None,
     ) -> None:
         self.url = url
+        self.vault = vault or Vault()
         self._pool = pool
         self._trouble = trouble or _Trouble()
         self._at_most = at_most
+        self._wall = wall or Wall()
 
     @classmethod
-    async def connect(cls, url: str, *, connections: int = 10) -> Database:
-        """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`."""
+    async def connect(cls, url: str, *, connections: int = 10, walled: bool = True) -> Database:
+        """Open the pool and check that the server keeps what it acknowledges. Raises `Misconfigured`.
+
+        Only if it is `walled`, what is read and changed for a tenant goes behind the wall between tenants.
+        """
         try:
-            pool = await open_pool(url, most=connections)
+            pool = await open_pool(url, most=connections, vault=(vault := Vault()))
         except (*UNREACHABLE, ValueError) as error:
             raise _unreachable(error) from error
-        database = cls(url, pool)
+        database = cls(url, pool, vault=vault, wall=Wall(is_wanted=walled))
         try:
             async with database.connection() as connection:
                 await check_fitness(connection)
@@ -98,12 +109,14 @@ class Database:
 
     def limited(self, connections: int) -> Database:
         """The same pool for users who may hold only so many of its connections at a time."""
-        return Database(self.url, self._pool, trouble=self._trouble, at_most=asyncio.Semaphore(connections))
+        at_most = asyncio.Semaphore(connections)
+        return Database(self.url, self._pool, trouble=self._trouble, at_most=at_most, vault=self.vault, wall=self._wall)
 
     @asynccontextmanager
     async def separate(self) -> AsyncIterator[Database]:
         """A connection of its own to the same server, which nobody can keep busy."""
-        own = Database(self.url, await open_pool(self.url, most=1), trouble=self._trouble)
+        pool = await open_pool(self.url, most=1, vault=self.vault)
+        own = Database(self.url, pool, trouble=self._trouble, vault=self.vault)
         try:
             yield own
         finally:
@@ -133,22 +146,41 @@ class Database:
                     with suppress(*_OF_THE_CLIENT, OSError, asyncpg.PostgresError):
                         await transaction.rollback()
                     raise
-                with _Notices(connection) as notices:
-                    try:
-                        await transaction.commit()
-                    except _LOST as error:
-                        raise OutcomeUnknown from error
-                if notices:
-                    raise OutcomeUnknown
+                await _commit(connection, transaction.commit)
 
-    async def repeated(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    def changing(self, tenant_id: TenantId) -> AbstractAsyncContextManager[Connection]:
+        """The same behind the wall: nothing but what is this tenant's can be seen or changed."""
+        return self._behind_the_wall(tenant_id, reads=False)
+
+    def reading(self, tenant_id: TenantId) -> AbstractAsyncContextManager[Connection]:
+        """A connection behind the wall, in a transaction that cannot change anything."""
+        return self._behind_the_wall(tenant_id, reads=True)
+
+    @asynccontextmanager
+    async def _behind_the_wall(self, tenant_id: TenantId, *, reads: bool) -> AsyncIterator[Connection]:
+        with _translating():
+            async with self._acquired() as connection:
+                try:
+                    await self._wall.begin(connection, tenant_id, reads=reads)
+                    yield connection
+                except BaseException:
+                    with suppress(*_OF_THE_CLIENT, OSError, asyncpg.PostgresError):
+                        await connection.execute("rollback")
+                    raise
+                if reads:
+                    await connection.execute("commit")
+                else:
+                    await _commit(connection, partial(connection.execute, "commit"))
+
+    async def repeated(self, work: Callable[[Connection], Awaitable[T]], *, tenant_id: TenantId | None = None) -> T:
         """Do work in a transaction of its own, and all of it once more when it was the victim of a deadlock.
 
-        Nothing of a try that failed is stored. Raises what `transaction` raises, `TryAgain` after five tries.
+        With a tenant it is behind the wall. Nothing of a try that failed is stored. Raises what `transaction` raises,
+        `TryAgain` after five tries.
         """
         for tried in count(1):
             try:
-                async with self.transaction() as connection:
+                async with self.transaction() if tenant_id is None else self.changing(tenant_id) as connection:
                     return await work(connection)
             except TryAgain:
                 if tried == TRIES:
@@ -206,34 +238,27 @@ class Database:
             self._pool.terminate()
 
 
+async def _commit(connection: Connection, commit: Callable[[], Awaitable[object]]) -> None:
+    with _Notices(connection) as notices:
+        try:
+            await commit()
+        except _LOST as error:
+            raise OutcomeUnknown from error
+    if notices:
+        raise OutcomeUnknown
+
+
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
     """One connection without a pool, for the command line. Raises `Misconfigured` when there is none to be had."""
     try:
-        connection = await connect(url)
+        connection = with_vault(await connect(url), Vault())
     except (*UNREACHABLE, ValueError) as error:
         raise _unreachable(error) from error
     try:
         yield connection
     finally:
         await connection.close()
-
-
-async def check_fitness(connection: Connection) -> None:
-    """Refuse a server that is too old, or that may forget what it acknowledged."""
-    version = connection.get_server_version()
-    if version.major < MINIMUM_VERSION:
-        raise Misconfigured(f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this server is {version.major}")
-    unsafe = [
-        name
-        for name in ("fsync", "full_page_writes", "synchronous_commit")
-        if await connection.fetchval("select current_setting($1)", name) == "off"
-    ]
-    if unsafe:
-        raise Misconfigured(
-            f"{', '.join(f'{name}=off' for name in unsafe)} in this PostgreSQL server: acknowledged messages could be "
-            "lost in a crash; turn it on for the server, the database and the role"
-        )
 
 
 _OF_THE_CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)

@@ -1,7 +1,7 @@
 -- A group of messages of which some have a deduplication key, a queue, a flow-control key or an origin.
 -- $1…$14 as in insert_plain.sql, $15 this dispatcher or null, $16 deduplication keys, $17 the window, $18 queues by name,
 -- $19…$22 flow-control keys with parallelism, rate and period in seconds, $23 URL groups, $24 schedules; $25 and $26: for a
--- callback of a queued message, its queue and the place in it that the two share.
+-- callback of a queued message, its queue and the place in it that the two share; $27 the data key, as $16 there.
 -- The upsert of a deduplication key changes nothing unless the key has expired: only so does a loser see the winner's
 -- id, also when the winner's transaction committed a moment ago. The upsert of a queue takes its lock and the next numbers,
 -- so that they ascend in the order of the commits; what is delayed takes its number when it falls due. The upsert of a
@@ -61,9 +61,9 @@ placed as materialized (
   window w as (partition by f.tenant_id, f.queue)),
 stored as (
   insert into messages (id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id,
-                        queue, flow_key, schedule_id, url_group)
+                        queue, flow_key, schedule_id, url_group, sealed)
   select id, tenant_id, url, method, header::jsonb, body, options::jsonb, caller_ip, string_to_array(labels, ','), source_id,
-    queue, flow_key, schedule_id, url_group
+    queue, flow_key, schedule_id, url_group, $27
   from placed),
 sent as (
   insert into deliveries (id, tenant_id, state, due_at, destination, lease, dispatcher_id, active_at, unsettled_claims,

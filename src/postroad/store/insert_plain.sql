@@ -1,5 +1,6 @@
 -- A group of messages of which none has a deduplication key.
--- $1…$14 arrays, one element a message; $15 this dispatcher, or null.
+-- $1…$14 arrays, one element a message; $15 this dispatcher, or null; $16 the data key that header, body and
+-- callbacks are sealed with, or null.
 -- A row is handed over (inserted as leased) only while the dispatcher is alive by the clock of the database, and then
 -- every row is that asked for it: so the answer is one row for the whole group.
 -- Nothing is stored if one of the tenants has a parallelism: its messages wait under its key '', which insert.sql gives.
@@ -11,8 +12,8 @@ input as materialized (
     as i(id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id, destination, delay_s, not_before, mine)
   where not exists (select from flow_keys where key = '' and parallelism_pinned and tenant_id = any($2::int[]))),
 stored as (
-  insert into messages (id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id)
-  select id, tenant_id, url, method, header::jsonb, body, options::jsonb, caller_ip, string_to_array(labels, ','), source_id
+  insert into messages (id, tenant_id, url, method, header, body, options, caller_ip, labels, source_id, sealed)
+  select id, tenant_id, url, method, header::jsonb, body, options::jsonb, caller_ip, string_to_array(labels, ','), source_id, $16
   from input),
 sent as (
   insert into deliveries (id, tenant_id, state, due_at, destination, lease, dispatcher_id, active_at, unsettled_claims)

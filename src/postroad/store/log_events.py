@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
 from uuid import UUID
-
-import orjson
 
 from postroad.domain.ids import MessageId
 from postroad.domain.log import MOST_BODY_BYTES, Event, History, Position, State
 from postroad.domain.message import StoredMessage
 from postroad.domain.redaction import parse_redaction
-from postroad.store.engine import Connection, Row, statement
+from postroad.domain.reply import Headers
+from postroad.errors import KeyMissing, Unopenable
+from postroad.store.engine import Connection, Row, statement, vault_of
 from postroad.store.log_searches import Search, find, find_by_message
-from postroad.store.messages import message_of
+from postroad.store.messages import fetch_body, message_of
+from postroad.store.sealing import open_response
+from postroad.vault import OVERHEAD
 
 PAGE_BODY_BYTES = 16 * 1024 * 1024
 """A page ends early when it would hold more of bodies: that of a message comes again with each of its events."""
@@ -63,7 +67,7 @@ class _Details:
 
     messages: Mapping[MessageId, StoredMessage]
     hashes: Mapping[UUID, bytes | None]
-    attempts: Mapping[tuple[UUID, int], Row]
+    attempts: Mapping[tuple[UUID, int], _Ended]
 
     def event(self, row: Row) -> Event | None:
         """The event with this key; None when its message is gone."""
@@ -78,36 +82,65 @@ class _Details:
             return event
         match event.state:
             case State.RETRY:
-                return replace(event, next_due_at=attempt["next_due_at"])
+                return replace(event, next_due_at=attempt.next_due_at)
             case State.ERROR:
-                headers = orjson.loads(attempt["header"]) if attempt["header"] else []
                 return replace(
                     event,
-                    reason=attempt["reason"],
-                    status=attempt["status"],
-                    headers=tuple((name, value) for name, value in headers),
-                    body=attempt["body"],
+                    reason=attempt.reason,
+                    status=attempt.status,
+                    headers=attempt.headers,
+                    body=attempt.body,
                 )
             case State.FAILED:
-                return replace(event, reason=attempt["reason"])
+                return replace(event, reason=attempt.reason)
         return event
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What is stored of an attempt."""
+
+    status: int | None
+    reason: str | None
+    next_due_at: datetime | None
+    headers: Headers
+    body: bytes | None
 
 
 async def _details(connection: Connection, rows: Sequence[Row], body_bytes: int) -> _Details:
     ids = list({row["message_id"] for row in rows})
-    stored = {one.message.id: one for one in map(message_of, await connection.fetch(_FETCH, ids, body_bytes))}
+    found = await connection.fetch(_FETCH, ids, body_bytes, OVERHEAD)
+    sealed = {row["id"] for row in found if row["sealed"] is not None}
+    stored = {row["id"]: message_of(row, vault_of(connection)) for row in found}
     left = [one for one in stored.values() if one.message.body is None and one.message.body_bytes and body_bytes]
-    cut = {row["id"]: row for row in await _cut(connection, left, body_bytes)}
+    cut = {
+        row["id"]: (row["body"], row["hash"])
+        for row in await _cut(connection, [one for one in left if one.message.id not in sealed], body_bytes)
+    }
     for one in left:
+        if one.message.id in sealed:
+            cut[one.message.id] = await _cut_sealed(connection, one, body_bytes)
         if one.message.id in cut:
-            stored[one.message.id] = replace(one, message=replace(one.message, body=cut[one.message.id]["body"]))
+            stored[one.message.id] = replace(one, message=replace(one.message, body=cut[one.message.id][0]))
     bad = [row for row in rows if row["state"] in (State.ERROR, State.RETRY, State.FAILED)]
-    attempts = await _attempts(connection, bad, body_bytes)
     return _Details(
         messages=stored,
-        hashes={identity: row["hash"] for identity, row in cut.items()},
-        attempts={(row["message_id"], row["lease"]): row for row in attempts},
+        hashes={identity: of_whole for identity, (_, of_whole) in cut.items()},
+        attempts=await _attempts(connection, bad, body_bytes),
     )
+
+
+async def _cut_sealed(
+    connection: Connection, stored: StoredMessage, body_bytes: int
+) -> tuple[bytes | None, bytes | None]:
+    """The same of a sealed body, which can be opened only as a whole: so one of them is in memory at a time."""
+    try:
+        body = await fetch_body(connection, stored.message.id)
+    except LookupError:
+        return None, None
+    except (KeyMissing, Unopenable) as error:
+        body = str(error).encode()
+    return (None, sha256(body).digest()) if _is_hashed(stored) else (body[:body_bytes], None)
 
 
 async def _cut(connection: Connection, left: Sequence[StoredMessage], body_bytes: int) -> list[Row]:
@@ -119,7 +152,7 @@ async def _cut(connection: Connection, left: Sequence[StoredMessage], body_bytes
         select k.id, case when k.hashed then sha256(m.body) end as hash,
           case when not k.hashed then substring(m.body for $3) end as body
         from unnest($1::uuid[], $2::boolean[]) as k(id, hashed)
-        cross join lateral (select body from messages where id = k.id limit 1) m
+        cross join lateral (select body from messages where id = k.id and sealed is null limit 1) m
         """,
         [one.message.id for one in left],
         [_is_hashed(one) for one in left],
@@ -127,15 +160,19 @@ async def _cut(connection: Connection, left: Sequence[StoredMessage], body_bytes
     )
 
 
-async def _attempts(connection: Connection, rows: Sequence[Row], body_bytes: int) -> list[Row]:
+async def _attempts(connection: Connection, rows: Sequence[Row], body_bytes: int) -> dict[tuple[UUID, int], _Ended]:
     """The attempts of these ends of attempts, each looked up in the partition of its end."""
     if not rows:
-        return []
+        return {}
     keys = {(row["message_id"], row["lease"], row["at"]) for row in rows}
-    return await connection.fetch(
+    found = await connection.fetch(
         """
-        select a.message_id, a.lease, a.status, a.reason, a.header, a.next_due_at,
-          case when $4 > 0 then coalesce(substring(a.body for $4), '') end as body
+        select a.message_id, a.lease, a.status, a.reason, a.header, a.next_due_at, a.ended_at, a.tenant_id, a.sealed,
+          a.sealed is not null and octet_length(a.body) > $4::int + $5::int as is_left,
+          case when $4 > 0 then coalesce(
+            case when a.sealed is null then substring(a.body for $4)
+              when octet_length(a.body) <= $4 + $5 then a.body end,
+            '') end as body
         from unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) as k(message_id, lease, ended_at)
         cross join lateral (
           select * from attempts
@@ -144,7 +181,27 @@ async def _attempts(connection: Connection, rows: Sequence[Row], body_bytes: int
         """,
         *zip(*keys, strict=True),
         body_bytes,
+        OVERHEAD,
     )
+    return {(row["message_id"], row["lease"]): await _ended(connection, row, body_bytes) for row in found}
+
+
+async def _ended(connection: Connection, row: Row, body_bytes: int) -> _Ended:
+    body = row["body"]
+    if row["is_left"] and body_bytes:
+        # Sealed, and so to be opened as a whole: one by one.
+        body = await connection.fetchval(
+            "select body from attempts where message_id = $1 and lease = $2 and ended_at = $3",
+            row["message_id"],
+            row["lease"],
+            row["ended_at"],
+        )
+    response = (row["header"], body, row["sealed"])
+    try:
+        headers, body = open_response(vault_of(connection), *response, row["tenant_id"], row["message_id"])
+    except (KeyMissing, Unopenable) as error:
+        headers, body = (), str(error).encode()
+    return _Ended(row["status"], row["reason"], row["next_due_at"], headers, body[:body_bytes] if body else body)
 
 
 def _is_hashed(stored: StoredMessage) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from postroad.domain.log import Position, State
 from postroad.domain.tenant import TenantId
+from postroad.store import wall
 from postroad.store.engine import Connection, Row
 from postroad.store.filters import Filters, bound
 from postroad.store.log_statements import Form, histories, matching, walk, window
@@ -181,6 +182,7 @@ async def _matching(
         near = await matching(form, nearby=True).rows(connection, values)
         if len(near) == limit:
             return near
+        return await matching(form, walled=await wall.is_behind(connection)).rows(connection, values)
     return await matching(form).rows(connection, values)
 
 

@@ -15,8 +15,20 @@ from postroad.domain.message import DIRECT, METHODS, After, Message, NotBefore, 
 from postroad.domain.options import from_json, to_json
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
+from postroad.errors import KeyMissing, PostroadError, Unopenable
 from postroad.store.deliveries import Place, release
-from postroad.store.engine import Connection, Row, statement
+from postroad.store.engine import Connection, Row, statement, vault_of
+from postroad.store.sealing import (
+    open_bytes,
+    open_json,
+    open_options,
+    places,
+    plain_size,
+    seal_bytes,
+    seal_json,
+    seal_options,
+)
+from postroad.vault import OVERHEAD, Vault
 
 FETCH_LIMIT = 500
 """Messages fetched at once, which bounds the memory of one claim."""
@@ -82,8 +94,9 @@ async def insert(
     long a key lasts. Raises what the connection raises; commits nothing. A group with messages for queues needs a
     transaction, because the queues are released by statements that follow.
     """
+    vault = vault_of(connection)
     if all(new.is_plain for new in group):
-        [row] = await connection.fetch(_INSERT_PLAIN, *_columns(group), dispatcher_id)
+        [row] = await connection.fetch(_INSERT_PLAIN, *_sealed(vault, _columns(group)), dispatcher_id, vault.number)
         if not row["is_capped"]:
             created_at, alive = row["created_at"], row["handed_over"]
             return [Stored(new.message.id, True, alive and new.mine, created_at) for new in group]
@@ -97,8 +110,9 @@ async def insert(
         if at == len(unique):
             unique.append(new)
         place.append(at)
-    keys = [new.deduplication_key for new in unique]
-    rows = await connection.fetch(_INSERT, *_columns(unique), dispatcher_id, keys, window, *_gates(unique))
+    keys = [None if (key := new.deduplication_key) is None else vault.blinded(key) for new in unique]
+    columns = _sealed(vault, _columns(unique))
+    rows = await connection.fetch(_INSERT, *columns, dispatcher_id, keys, window, *_gates(unique), vault.number)
     await release(connection, queue_ids={row["queue_id"] for row in rows if row["queue_id"] is not None})
     answers: list[Stored] = []
     for new, at in zip(group, place, strict=True):
@@ -111,19 +125,26 @@ async def insert(
 
 async def fetch(connection: Connection, ids: Sequence[MessageId]) -> list[StoredMessage]:
     """The messages of these ids, without bodies above `TRAVELLING_BODY_BYTES`; missing ones are left out."""
-    return [message_of(row) for row in await connection.fetch(_FETCH, ids, TRAVELLING_BODY_BYTES)]
+    vault = vault_of(connection)
+    return [message_of(row, vault) for row in await connection.fetch(_FETCH, ids, TRAVELLING_BODY_BYTES, OVERHEAD)]
 
 
 async def fetch_body(connection: Connection, message_id: MessageId) -> bytes:
-    """The whole body of one message. Raises `LookupError` when the message is gone."""
-    row = await connection.fetchrow("select body from messages where id = $1", message_id)
+    """The whole body of one message. Raises `LookupError` when the message is gone, or as `Vault.open` does."""
+    row = await connection.fetchrow("select tenant_id, url, body, sealed from messages where id = $1", message_id)
     if row is None:
         raise LookupError("the message is missing")
-    return row["body"] or b""
+    where = places(row["tenant_id"], message_id, row["url"])
+    return open_bytes(vault_of(connection), row["body"], row["sealed"], where.body) or b""
 
 
-def message_of(row: Row) -> StoredMessage:
-    """The message in a row that has at least the columns of fetch.sql."""
+def message_of(row: Row, vault: Vault) -> StoredMessage:
+    """The message in a row that has at least the columns of fetch.sql.
+
+    One that cannot be opened says why, in its body as well, and has neither headers nor callbacks.
+    """
+    if row["sealed"] is not None:
+        return _opened(row, vault)
     message = Message(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -136,6 +157,48 @@ def message_of(row: Row) -> StoredMessage:
         origin=_origin(row),
     )
     return StoredMessage(message, row["created_at"])
+
+
+def _opened(row: Row, vault: Vault) -> StoredMessage:
+    number, tenant_id, message_id = row["sealed"], row["tenant_id"], row["id"]
+    where = places(tenant_id, message_id, row["url"])
+    options, header, body = row["options"], None, None
+    body_bytes = plain_size(row["body_bytes"], number)
+    unopened: PostroadError | None = None
+    try:
+        header = open_json(vault, row["header"], number, where.header)
+        options = open_options(vault, options, number, where.callbacks)
+        body = open_bytes(vault, row["body"], number, where.body)
+    except (KeyMissing, Unopenable) as error:
+        unopened, header, body = error, None, str(error).encode()
+        body_bytes = len(body)
+    # Options with callbacks are those of this message alone, and not worth remembering.
+    read = _options if options == row["options"] else _options.__wrapped__
+    message = Message(
+        id=message_id,
+        tenant_id=tenant_id,
+        url=row["url"],
+        options=read(row["method"], header, options, tuple(row["labels"] or ()), row["queue"]),
+        body=body,
+        body_bytes=body_bytes,
+        caller_ip=row["caller_ip"],
+        source_id=row["source_id"],
+        origin=_origin(row),
+        unopened=unopened,
+    )
+    return StoredMessage(message, row["created_at"])
+
+
+def _sealed(vault: Vault, columns: list[list[Any]]) -> list[list[Any]]:
+    """The columns with what is secret in them sealed, if anything is to be."""
+    if vault.number is None:
+        return columns
+    ids, tenants, urls, headers, bodies, options = (columns[n] for n in (0, 1, 2, 4, 5, 6))
+    stand = list(map(places, tenants, ids, urls))
+    columns[4] = [seal_json(vault, header, where.header) for header, where in zip(headers, stand, strict=True)]
+    columns[5] = [seal_bytes(vault, body, where.body) for body, where in zip(bodies, stand, strict=True)]
+    columns[6] = [seal_options(vault, text, where.callbacks) for text, where in zip(options, stand, strict=True)]
+    return columns
 
 
 def _columns(group: Sequence[NewMessage]) -> list[list[Any]]:

@@ -13,11 +13,11 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.exc import DBAPIError
 
 from postroad.errors import Misconfigured
-from postroad.store import partitions
+from postroad.store import partitions, wall
 from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.engine import Connection, connected
 
-OLDEST_SCHEMA = "0004"
+OLDEST_SCHEMA = "0006"
 """Revisions ascend. This version also works with schemas from this one on, so that nodes can be replaced first."""
 
 _LOCK = 7_064_116_843_111
@@ -25,10 +25,11 @@ _LOCKS_WITHIN = "1s"
 _TRIES = 60
 _PAUSE_S = 1.0
 _LOCK_NOT_AVAILABLE = "55P03"
+_DEADLOCK = "40P01"
 
 
-async def migrate(url: str) -> str | None:
-    """Upgrade to the newest revision and make the partitions of the coming days.
+async def migrate(url: str, *, walled: bool = True) -> str | None:
+    """Upgrade to the newest revision, with the role of the wall, and make the partitions of the coming days.
 
     Gives the revision before, None for an empty database. Two nodes may do this at once: one waits for the other. A
     schema that is newer is left as it is. Nodes may be at work meanwhile: a migration waits for none of their locks
@@ -38,8 +39,13 @@ async def migrate(url: str) -> str | None:
         before = await revision(connection)
         if before is not None and before > newest():
             return before
+        if walled:
+            # First: a schema with a wall that nobody can go behind would be of no use.
+            await wall.make_role(connection)
         if before != newest():
             await _upgrade(url)
+        if walled:
+            await wall.grant(connection)
         async with connection.transaction():
             await partitions.make(connection)
     return before
@@ -93,7 +99,7 @@ async def _upgrade(url: str) -> None:
                     await connection.run_sync(_run)
                     return
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or tried == _TRIES:
+                if getattr(error.orig, "sqlstate", None) not in (_LOCK_NOT_AVAILABLE, _DEADLOCK) or tried == _TRIES:
                     raise
             await asyncio.sleep(_PAUSE_S)
     finally:

@@ -16,9 +16,11 @@ from postroad.domain.ids import MessageId
 from postroad.domain.publication import Request
 from postroad.domain.schedule import Schedule, TickState, next_tick
 from postroad.domain.tenant import TenantId
-from postroad.errors import QuotaExceeded
-from postroad.store.engine import Connection, Row, affected, run
+from postroad.errors import KeyMissing, PostroadError, QuotaExceeded, Unopenable
+from postroad.store.engine import Connection, Row, affected, run, vault_of
+from postroad.store.sealing import open_bytes, open_json, seal_bytes, seal_json
 from postroad.store.tables import schedules, tenants
+from postroad.vault import Vault, place
 
 Key: TypeAlias = tuple[TenantId, str]
 """Which schedule."""
@@ -44,6 +46,7 @@ _COLUMNS = (
     _schedule.last_messages,
     _schedule.error,
     _schedule.created_at,
+    _schedule.sealed,
 )
 
 
@@ -69,11 +72,11 @@ async def put(connection: Connection, tenant_id: TenantId, cron: Cron, request: 
     # One schedule at a time is made for a tenant, so that all of them together keep to the limit.
     now = select(func.clock_timestamp().label("now")).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
     [row] = await run(connection, now)
+    assert request.schedule_id is not None
     definition = {
         "cron": cron.text,
         "destination": request.destination,
-        "fields": [list(pair) for pair in request.fields],
-        "body": request.body or None,
+        **_secrets(vault_of(connection), tenant_id, request.schedule_id, request),
         "caller_ip": request.caller_ip,
         "paused": False,
         "next_at": next_tick(cron, row["now"]),
@@ -96,13 +99,14 @@ async def put(connection: Connection, tenant_id: TenantId, cron: Cron, request: 
 async def find(connection: Connection, tenant_id: TenantId, schedule_id: str) -> Schedule | None:
     """A schedule."""
     rows = await run(connection, select(*_COLUMNS).where(*_is(tenant_id, schedule_id)))
-    return _schedule_of(rows[0]) if rows else None
+    return _schedule_of(rows[0], vault_of(connection)) if rows else None
 
 
 async def page(connection: Connection, tenant_id: TenantId, *, after: str, limit: int) -> list[Schedule]:
     """Up to limit schedules of a tenant, by their ids, from `after` on."""
     query = select(*_COLUMNS).where(_schedule.tenant_id == tenant_id, _schedule.id > after)
-    return [_schedule_of(row) for row in await run(connection, query.order_by(_schedule.id).limit(limit))]
+    rows = await run(connection, query.order_by(_schedule.id).limit(limit))
+    return [_schedule_of(row, vault_of(connection)) for row in rows]
 
 
 async def states(connection: Connection, ids: Sequence[MessageId]) -> dict[MessageId, TickState]:
@@ -169,9 +173,16 @@ async def lock_if_due(connection: Connection, key: Key) -> list[Key]:
 
 
 async def fetch(connection: Connection, keys: Sequence[Key]) -> tuple[datetime, list[Schedule]]:
-    """This transaction's instant, and locked schedules as they are under their locks, the longest due first."""
+    """This transaction's instant, and locked schedules as they are under their locks, the longest due first.
+
+    Raises `KeyMissing`: another node may fire them. One that nobody can open says so.
+    """
     rows = await connection.fetch(_FETCH, [tenant_id for tenant_id, _ in keys], [one for _, one in keys])
-    return rows[0]["now"], [_schedule_of(row) for row in rows]
+    locked = [_schedule_of(row, vault_of(connection)) for row in rows]
+    for schedule in locked:
+        if isinstance(schedule.unopened, KeyMissing):
+            raise schedule.unopened
+    return rows[0]["now"], locked
 
 
 async def record(connection: Connection, ticks: Iterable[Tick]) -> set[Tick]:
@@ -227,7 +238,7 @@ select id from schedules where tenant_id = $1 and id = $2 and not paused and nex
 # A statement of its own: the one that locked them goes on with the rows from before it had the locks.
 _FETCH = """
 select s.tenant_id, s.id, s.cron, s.destination, s.fields, s.body, s.caller_ip, s.paused, s.next_at, s.last_at,
-  s.last_messages, s.error, s.created_at, now() as now
+  s.last_messages, s.error, s.created_at, s.sealed, now() as now
 from schedules s join unnest($1::int[], $2::text[]) as k(tenant_id, id) on s.tenant_id = k.tenant_id and s.id = k.id
 order by s.next_at, s.tenant_id, s.id
 """
@@ -258,15 +269,47 @@ def _is(tenant_id: TenantId, schedule_id: str) -> list[ColumnElement[bool]]:
     return [_schedule.tenant_id == tenant_id, _schedule.id == schedule_id]
 
 
-def _schedule_of(row: Row) -> Schedule:
+def _secrets(vault: Vault, tenant_id: TenantId, schedule_id: str, request: Request) -> dict[str, object]:
+    """What a schedule publishes, as it is stored."""
+    fields, body = [list(pair) for pair in request.fields], request.body or None
+    if vault.number is None:
+        return {"fields": fields, "body": body, "sealed": None}
+    fields_at, body_at = _places(tenant_id, schedule_id, request.destination)
+    return {
+        "fields": vault.seal_text(orjson.dumps(fields).decode(), fields_at),
+        "body": seal_bytes(vault, body, body_at),
+        "sealed": vault.number,
+    }
+
+
+def seal_stored(vault: Vault, row: Row) -> tuple[str | None, bytes | None]:
+    """Fields and body in a row that has them plain, for their columns."""
+    fields_at, body_at = _places(row["tenant_id"], row["id"], row["destination"])
+    return seal_json(vault, row["fields"], fields_at), seal_bytes(vault, row["body"], body_at)
+
+
+def _places(tenant_id: TenantId, schedule_id: str, destination: str) -> tuple[bytes, bytes]:
+    """Where the secrets of a schedule stand. With the destination, so that they cannot be had sent elsewhere."""
+    row = f"{schedule_id} {destination}".encode()
+    return place("schedules.fields", tenant_id, row), place("schedules.body", tenant_id, row)
+
+
+def _schedule_of(row: Row, vault: Vault) -> Schedule:
+    fields_at, body_at = _places(row["tenant_id"], row["id"], row["destination"])
+    unopened: PostroadError | None = None
+    try:
+        fields = open_json(vault, row["fields"], row["sealed"], fields_at)
+        body = open_bytes(vault, row["body"], row["sealed"], body_at)
+    except (KeyMissing, Unopenable) as error:
+        fields, body, unopened = None, None, error
     return Schedule(
         tenant_id=row["tenant_id"],
         id=row["id"],
         cron=row["cron"],
         request=Request(
             destination=row["destination"],
-            fields=tuple((name, value) for name, value in orjson.loads(row["fields"])),
-            body=row["body"] or b"",
+            fields=tuple((name, value) for name, value in orjson.loads(fields or "[]")),
+            body=body or b"",
             caller_ip=row["caller_ip"],
             schedule_id=row["id"],
         ),
@@ -274,6 +317,7 @@ def _schedule_of(row: Row) -> Schedule:
         next_at=row["next_at"],
         last_at=row["last_at"],
         last_messages=tuple(row["last_messages"]),
-        error=row["error"],
+        error=row["error"] if unopened is None else str(unopened),
         created_at=row["created_at"],
+        unopened=unopened,
     )

@@ -1,6 +1,7 @@
 -- $1 dispatcher; $2…$10 arrays, one element a settlement:
 -- ids, leases, outcome (0 delivered, 1 retry, 2 failed; 3 lost is written by rescue), delay of the retry in seconds,
--- status, reason, header and body of the response, duration in seconds. Only rows that this dispatcher still holds under that lease come back.
+-- status, reason, header and body of the response, duration in seconds; $11 the data key that these two are sealed with,
+-- or null. Only rows that this dispatcher still holds under that lease come back.
 with settlement as materialized (
   select * from unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::float8[], $6::smallint[], $7::text[], $8::text[],
                        $9::bytea[], $10::float8[])
@@ -23,17 +24,17 @@ again as (
                      [array_position(array(select id from mine where again order by id), d.id)]
   where d.id = any(array(select id from mine where again))),
 logged as (
-  insert into attempts (message_id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body, next_due_at)
+  insert into attempts (message_id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body, next_due_at, sealed)
   select id, tenant_id, lease, retried, active_at, duration, outcome, status, reason, header, body,
-    case when again then now() + delay end from mine),
+    case when again then now() + delay end, $11 from mine),
 -- An upsert, because the row of a cancellation that this statement has waited for is younger than its snapshot.
 canceled as (
   insert into cancellations (message_id, tenant_id, requested_at, canceled_at)
   select id, tenant_id, cancel_requested_at, now() from mine where canceled order by id
   on conflict (message_id) do update set canceled_at = excluded.canceled_at),
 buried as (
-  insert into dead_letters (tenant_id, message_id, status, reason, header, body)
-  select tenant_id, id, status, reason, header, body from mine where outcome = 2
+  insert into dead_letters (tenant_id, message_id, status, reason, header, body, sealed)
+  select tenant_id, id, status, reason, header, body, $11 from mine where outcome = 2
   returning id, message_id, failed_at)
 select mine.id, mine.canceled, buried.id as dead_letter_id, buried.failed_at, mine.queue_id, mine.seq, mine.flow_key_id
 from mine left join buried on buried.message_id = mine.id

@@ -34,6 +34,11 @@ def _now() -> Column[object]:
     return Column("created_at", Instant, nullable=False, server_default=func.now())
 
 
+def _sealed() -> Column[object]:
+    """The data key that sealed what is secret in the row; null when that is stored as it is."""
+    return Column("sealed", SmallInteger)
+
+
 schema_compatibility = Table(
     "schema_compatibility",
     metadata,
@@ -51,22 +56,53 @@ tenants = Table(
     _now(),
     Column("failure_callback", Text),
     Column("parallelism", Integer),
+    # Null is the setting of the server, 0 no limit.
+    Column("max_calls_per_second", Integer),
+    Column("max_messages_per_day", BigInteger),
+    Column("destinations", Text),
     UniqueConstraint("name"),
     CheckConstraint("parallelism > 0", name="tenants_parallelism_positive"),
+    CheckConstraint("max_calls_per_second >= 0", name="tenants_max_calls"),
+    CheckConstraint("max_messages_per_day >= 0", name="tenants_max_messages"),
 )
 
 tokens = Table(
     "tokens",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("tenant_id", Integer, ForeignKey("tenants.id"), nullable=False),
+    # Null is nobody's: an administrator's.
+    Column("tenant_id", Integer, ForeignKey("tenants.id")),
     Column("name", Text, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     Column("last_four", Text, nullable=False),
     Column("access", Text, nullable=False, server_default="full"),
     _now(),
+    Column("expires_at", Instant),
+    Column("used_at", Instant),
     UniqueConstraint("hash"),
-    CheckConstraint("access in ('full', 'read-only', 'publish-only')", name="tokens_access_known"),
+    CheckConstraint("access in ('full', 'read-only', 'publish-only', 'admin')", name="tokens_access_known"),
+    CheckConstraint("(access = 'admin') = (tenant_id is null)", name="tokens_admin_of_no_tenant"),
+    # The list of a tenant's.
+    Index("tokens_of_tenant", "tenant_id", "id"),
+)
+
+# Never valid again, also when an old setting still names them.
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("revoked_at", Instant, nullable=False, server_default=func.now()),
+)
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    # The fingerprint of the master key that wrapped it.
+    Column("master", Text, nullable=False),
+    _now(),
+    CheckConstraint("id > 0", name="data_keys_id_positive"),
 )
 
 signing_keys = Table(
@@ -76,6 +112,7 @@ signing_keys = Table(
     Column("current_key", Text, nullable=False),
     Column("next_key", Text, nullable=False),
     Column("rotated_at", Instant),
+    _sealed(),
 )
 
 messages = Table(
@@ -98,6 +135,7 @@ messages = Table(
     Column("flow_key", Text),
     Column("schedule_id", Text),
     Column("url_group", Text),
+    _sealed(),
     # Every page of the log and of the messages of a tenant.
     Index("messages_created", "tenant_id", "created_at", "id"),
     # Filters by these drive from an index of their own.
@@ -176,6 +214,7 @@ attempts = Table(
     Column("header", JSONB),
     Column("body", LargeBinary),
     Column("next_due_at", Instant),
+    _sealed(),
     Index("attempts_of_message", "message_id"),
     # ACTIVE is keyed by active_at and the rest by ended_at: two orders, two indexes.
     Index("attempts_active", "tenant_id", "active_at", "message_id"),
@@ -195,6 +234,7 @@ dead_letters = Table(
     Column("reason", Text),
     Column("header", JSONB),
     Column("body", LargeBinary),
+    _sealed(),
     UniqueConstraint("message_id"),
     Index("dead_letters_failed", "tenant_id", "id"),
 )
@@ -283,6 +323,7 @@ url_groups = Table(
     Column("headers", JSONB, nullable=False, server_default=text("'[]'")),
     _now(),
     Column("updated_at", Instant, nullable=False, server_default=func.now()),
+    _sealed(),
     UniqueConstraint("tenant_id", "name", name="url_groups_name"),
 )
 
@@ -304,6 +345,7 @@ schedules = Table(
     Column("error", Text),
     _now(),
     Column("updated_at", Instant, nullable=False, server_default=func.now()),
+    _sealed(),
     Index("schedules_due", "next_at", postgresql_where=text("not paused")),
 )
 

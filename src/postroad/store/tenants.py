@@ -1,12 +1,19 @@
-"""Tenants, their tokens (hashed) and their signing keys."""
+"""Tenants, what is set for them, and their signing keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from datetime import timedelta
+
+from sqlalchemy import update
 
 from postroad.domain.ids import random_text
-from postroad.domain.tenant import Access, Caller, Profile, SigningKeys, Tenant, TenantId, token_hash
-from postroad.store.engine import Connection
+from postroad.domain.tenant import Profile, SigningKeys, Tenant, TenantId
+from postroad.domain.tenant_settings import TenantSettings
+from postroad.errors import RotatedRecently
+from postroad.store import tables
+from postroad.store.engine import Connection, run, vault_of
+from postroad.store.sealing import open_keys, seal_keys
 
 
 async def ensure(connection: Connection, name: str, *, keys: SigningKeys | None = None) -> TenantId:
@@ -20,10 +27,12 @@ async def ensure(connection: Connection, name: str, *, keys: SigningKeys | None 
         name,
     )
     await connection.execute(
-        "insert into signing_keys (tenant_id, current_key, next_key) values ($1, $2, $3) on conflict do nothing",
+        """
+        insert into signing_keys (tenant_id, current_key, next_key, sealed) values ($1, $2, $3, $4)
+        on conflict do nothing
+        """,
         tenant_id,
-        pair.current,
-        pair.next,
+        *seal_keys(vault_of(connection), pair, TenantId(tenant_id)),
     )
     return TenantId(tenant_id)
 
@@ -37,69 +46,41 @@ async def find(connection: Connection, name: str) -> TenantId | None:
 async def list_(connection: Connection, name: str | None = None) -> list[Tenant]:
     """All tenants, or the one of this name if there is one, by name."""
     rows = await connection.fetch(
-        "select id, name, failure_callback, parallelism from tenants where $1::text is null or name = $1 order by name",
-        name,
-    )
-    return [Tenant(TenantId(row["id"]), row["name"], row["failure_callback"], row["parallelism"]) for row in rows]
-
-
-async def set_failure_callback(connection: Connection, tenant_id: TenantId, url: str | None) -> None:
-    """Where failures are reported from now on of messages that do not say where; None is nowhere."""
-    await connection.execute("update tenants set failure_callback = $2 where id = $1", tenant_id, url)
-
-
-async def add_token(
-    connection: Connection, tenant_id: TenantId, token: str, *, name: str, access: Access = Access.FULL
-) -> None:
-    """Let a token act for a tenant; only its hash is kept. The same token again changes nothing."""
-    await connection.execute(
         """
-        insert into tokens (tenant_id, name, hash, last_four, access) values ($1, $2, $3, $4, $5)
-        on conflict (hash) do nothing
+        select id, name, created_at, failure_callback, parallelism, destinations, max_calls_per_second,
+          max_messages_per_day
+        from tenants where $1::text is null or name = $1 order by name
         """,
-        tenant_id,
         name,
-        token_hash(token),
-        token[-4:],
-        access.value,
     )
+    return [Tenant(**row) for row in rows]
 
 
-async def caller(connection: Connection, digest: bytes) -> Caller | None:
-    """Who acts with the token of this hash."""
-    row = await connection.fetchrow("select tenant_id, access from tokens where hash = $1", digest)
-    return None if row is None else Caller(TenantId(row["tenant_id"]), Access(row["access"]))
-
-
-async def has_token(connection: Connection, token: str) -> bool:
-    """Whether this token would be accepted."""
-    return await connection.fetchval("select true from tokens where hash = $1", token_hash(token)) is True
-
-
-async def has_tokens(connection: Connection, *, but: Sequence[str] = ()) -> bool:
-    """Whether anybody could authenticate, with another token than these."""
-    known = [token_hash(token) for token in but]
-    return await connection.fetchval("select true from tokens where hash <> all($1::bytea[]) limit 1", known) is True
+async def change(connection: Connection, tenant_id: TenantId, settings: TenantSettings) -> None:
+    """Set what is given for a tenant, the parallelism aside, which takes more than a column; see `parallelism`."""
+    await run(connection, update(tables.tenants).where(tables.tenants.c.id == tenant_id).values(settings))
 
 
 async def signing_keys(connection: Connection, tenant_id: TenantId) -> SigningKeys:
     """The pair of keys of a tenant."""
-    row = await connection.fetchrow("select current_key, next_key from signing_keys where tenant_id = $1", tenant_id)
+    row = await connection.fetchrow(
+        "select current_key, next_key, sealed from signing_keys where tenant_id = $1", tenant_id
+    )
     assert row is not None
-    return SigningKeys(row["current_key"], row["next_key"])
+    return open_keys(vault_of(connection), row, tenant_id)
 
 
 async def profile(connection: Connection, tenant_id: TenantId) -> Profile:
-    """What every attempt of a tenant goes by."""
+    """What every attempt of a tenant goes by. Through JSON what the schema before has not got."""
     row = await connection.fetchrow(
         """
-        select k.current_key, k.next_key, t.failure_callback
+        select k.current_key, k.next_key, k.sealed, t.failure_callback, to_jsonb(t) ->> 'destinations' as destinations
         from signing_keys k join tenants t on t.id = k.tenant_id where k.tenant_id = $1
         """,
         tenant_id,
     )
     assert row is not None
-    return Profile(SigningKeys(row["current_key"], row["next_key"]), row["failure_callback"])
+    return Profile(open_keys(vault_of(connection), row, tenant_id), row["failure_callback"], row["destinations"])
 
 
 async def failure_callbacks(connection: Connection, tenant_ids: Iterable[TenantId]) -> dict[TenantId, str]:
@@ -112,24 +93,35 @@ async def failure_callbacks(connection: Connection, tenant_ids: Iterable[TenantI
 
 
 async def set_keys(connection: Connection, tenant_id: TenantId, keys: SigningKeys) -> None:
-    """Sign with this pair from now on."""
+    """Sign with this pair from now on. Receivers hold it already, so it may be rotated at any time."""
     await connection.execute(
-        "update signing_keys set current_key = $2, next_key = $3, rotated_at = now() where tenant_id = $1",
+        "update signing_keys set current_key = $2, next_key = $3, sealed = $4, rotated_at = null where tenant_id = $1",
         tenant_id,
-        keys.current,
-        keys.next,
+        *seal_keys(vault_of(connection), keys, tenant_id),
     )
 
 
-async def rotate_keys(connection: Connection, tenant_id: TenantId) -> SigningKeys:
-    """Make `next` the current key and a new random one the next. Receivers that hold the old pair go on verifying."""
+async def rotate_keys(connection: Connection, tenant_id: TenantId, *, guard: timedelta = timedelta(0)) -> SigningKeys:
+    """Make `next` the current key and a new random one the next. Receivers that hold the old pair go on verifying.
+
+    Those that hold the one before that do not: raises `RotatedRecently` when less than `guard` has passed since.
+    """
     row = await connection.fetchrow(
         """
-        update signing_keys set current_key = next_key, next_key = $2, rotated_at = now()
-        where tenant_id = $1 returning current_key, next_key
+        select current_key, next_key, sealed, rotated_at, rotated_at > now() - $2::interval as is_recent
+        from signing_keys where tenant_id = $1 for update
         """,
         tenant_id,
-        random_text("sig_"),
+        guard,
     )
     assert row is not None
-    return SigningKeys(row["current_key"], row["next_key"])
+    if guard and row["is_recent"]:
+        raise RotatedRecently(row["rotated_at"], row["rotated_at"] + guard)
+    # Not in SQL: a key is sealed for its column, and sealed anew when it moves.
+    keys = SigningKeys(open_keys(vault_of(connection), row, tenant_id).next, random_text("sig_"))
+    await connection.execute(
+        "update signing_keys set current_key = $2, next_key = $3, sealed = $4, rotated_at = now() where tenant_id = $1",
+        tenant_id,
+        *seal_keys(vault_of(connection), keys, tenant_id),
+    )
+    return keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 from postroad.domain.tenant import TenantId
 from postroad.store.engine import Connection, affected
@@ -37,6 +37,12 @@ async def today(connection: Connection, tenant_id: TenantId) -> tuple[int, int]:
     )
     assert row is not None
     return row["count"], row["tomorrow"]
+
+
+async def days(connection: Connection, tenant_id: TenantId) -> list[tuple[date, int]]:
+    """How many messages were counted on each day that is remembered, the latest first."""
+    rows = await connection.fetch("select day, messages from usage where tenant_id = $1 order by day desc", tenant_id)
+    return [(row["day"], row["messages"]) for row in rows]
 
 
 async def prune(connection: Connection, *, limit: int, older_than: timedelta) -> int:

@@ -7,11 +7,13 @@ import ssl
 
 from postroad.dispatch.egress.connection import Connection, Unanswered
 from postroad.dispatch.egress.deadlines import Deadlines
-from postroad.dispatch.egress.dial import dial
-from postroad.dispatch.egress.pool import Pool
+from postroad.dispatch.egress.dial import Detour, dial
+from postroad.dispatch.egress.pool import Place, Pool
 from postroad.dispatch.egress.request import OutgoingRequest, UnwritableError, head
 from postroad.dispatch.egress.response import ResponseLimits
 from postroad.dispatch.egress.tls import tls_context
+from postroad.domain.network import parse_policy
+from postroad.domain.proxy import Proxy
 from postroad.domain.reply import NoResponse, Reply
 from postroad.resolver import Addresses, Refusal, Resolver, Unresolved
 
@@ -19,7 +21,8 @@ from postroad.resolver import Addresses, Refusal, Resolver, Unresolved
 class Egress:
     """An HTTP/1.1 client with kept-alive connections. Belongs to one event loop.
 
-    It follows no redirects, uses no proxy, keeps no cookies, and dials only addresses that its resolver has allowed.
+    It follows no redirects, keeps no cookies, and dials only addresses that its resolver has allowed. It goes through a
+    proxy if it is given one, and never because the environment names one.
     """
 
     def __init__(
@@ -34,8 +37,12 @@ class Egress:
         max_idle: int = 1024,
         idle_timeout: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self._resolver = resolver
+        self._proxy = proxy
+        # The operator's own choice may be anywhere, so it is not under the policy for destinations.
+        self._proxy_resolver = Resolver(parse_policy("any"))
         self._limits = ResponseLimits(max_response_bytes, max_header_bytes, max_headers)
         self._connect_timeout = connect_timeout
         self._pool = Pool(
@@ -45,8 +52,11 @@ class Egress:
         self._ssl_context = ssl_context
         self._closed = False
 
-    async def send(self, request: OutgoingRequest) -> Reply:
+    async def send(self, request: OutgoingRequest, policy: str | None = None) -> Reply:
         """What the destination answered, or why it did not. Raises nothing but CancelledError.
+
+        `policy` says where the tenant's requests may go; None is the node's policy. A connection is used again only
+        under the policy that allowed it.
 
         A request that met a connection which the destination had closed in the gap, and which brought no byte of an
         answer, is sent once more on a fresh connection. The first copy may have been read all the same; that is within
@@ -58,10 +68,11 @@ class Egress:
             return NoResponse(str(error))
         url = request.url
         deadline = asyncio.get_running_loop().time() + request.timeout
-        connection = self._pool.take((url.scheme, url.host, url.port))
+        place = (url.scheme, url.host, url.port, policy)
+        connection = self._pool.take(place)
         while True:
             if connection is None:
-                dialled = await self._connection(request, deadline)
+                dialled = await self._connection(request, place, deadline)
                 if isinstance(dialled, NoResponse):
                     return dialled
                 connection = dialled
@@ -89,25 +100,37 @@ class Egress:
         await self._pool.close()
         self._deadlines.stop()
 
-    async def _connection(self, request: OutgoingRequest, deadline: float) -> Connection | NoResponse:
+    async def _connection(self, request: OutgoingRequest, place: Place, deadline: float) -> Connection | NoResponse:
         url = request.url
+        *_, policy = place
         if self._closed:
             return NoResponse("the server is shutting down")
         try:
             async with asyncio.timeout_at(deadline):
-                match await self._resolver.resolve(url):
+                match await self._resolver.resolve(url, policy):
                     case Refusal(reason) | Unresolved(reason):
                         return NoResponse(reason)
                     case Addresses() as addresses:
+                        detour = None if self._proxy is None else await self._detour(self._proxy)
+                        if isinstance(detour, NoResponse):
+                            return detour
                         return await dial(
                             url,
                             addresses,
-                            lambda: Connection((url.scheme, url.host, url.port), self._pool, self._limits),
+                            lambda: Connection(place, self._pool, self._limits),
                             tls=self._tls() if url.scheme == "https" else None,
                             timeout=self._connect_timeout,
+                            detour=detour,
                         )
         except TimeoutError:
             return _timed_out(request)
+
+    async def _detour(self, proxy: Proxy) -> Detour | NoResponse:
+        match await self._proxy_resolver.resolve(proxy.url):
+            case Addresses() as addresses:
+                return Detour(proxy, addresses)
+            case Refusal() | Unresolved():
+                return NoResponse("the egress proxy has no address")
 
     def _tls(self) -> ssl.SSLContext:
         if self._ssl_context is None:

@@ -6,6 +6,7 @@ import asyncio
 from enum import Enum
 from typing import Protocol, cast
 
+from postroad.dispatch.egress.pace import MANY_PIECES, SLICE_BYTES
 from postroad.dispatch.egress.response import ResponseLimits, ResponseReader
 from postroad.domain.reply import NoResponse, Reply
 
@@ -32,14 +33,28 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """A connected transport with at most one exchange at a time."""
 
-    __slots__ = ("_answered", "_loop", "_owner", "_reader", "_transport", "born_at", "free_since", "place", "reused")
+    __slots__ = (
+        "_answered",
+        "_held_back",
+        "_loop",
+        "_owner",
+        "_pace",
+        "_reader",
+        "_transport",
+        "born_at",
+        "free_since",
+        "place",
+        "reused",
+    )
 
-    def __init__(self, place: tuple[str, str, int], owner: Owner, limits: ResponseLimits) -> None:
+    def __init__(self, place: tuple[str, str, int, str | None], owner: Owner, limits: ResponseLimits) -> None:
         self.place = place
         self.reused = False
         self.born_at = self.free_since = 0.0
         self._owner = owner
         self._reader = ResponseReader(limits)
+        self._pace = limits.pace
+        self._held_back: bytearray | None = None
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[Reply | Unanswered] | None = None
 
@@ -92,18 +107,56 @@ class Connection(asyncio.Protocol):
         if answered is None:
             self.close()  # nobody asked
             return
-        if not reader.feed(data):
+        if self._held_back is not None:
+            self._held_back += data  # it was on its way when the reading stopped
+            return
+        unread = self._feed(data)
+        if unread is None:
             return
         self._answered = None
         reply = NoResponse(f"invalid HTTP response: {reader.fault}") if reader.fault else reader.response()
         # An answer that came before the request was out leaves the rest of the request in the way of the next.
-        if not reader.fault and reader.reusable and not self._transport.get_write_buffer_size():
+        if not unread and not reader.fault and reader.reusable and not self._transport.get_write_buffer_size():
             self.reused = True
             self._owner.free(self, self._loop.time())
         else:
             self.close()
         if not answered.done():
             answered.set_result(reply)
+
+    def _feed(self, data: bytes) -> int | None:
+        """How many bytes stand behind the end of the answer. None if it goes on, perhaps only after a pause."""
+        reader, size = self._reader, len(data)
+        view = data if size <= SLICE_BYTES else memoryview(data)
+        start = 0
+        while start < size:
+            before = reader.pieces
+            end = start + SLICE_BYTES if size - start > SLICE_BYTES and reader.may_be_laborious else size
+            if reader.feed(view[start:end]):
+                return size - end
+            if (pieces := reader.pieces - before) > MANY_PIECES:
+                rest = data[end:]
+                if not reader.hold(len(rest)):
+                    return len(rest)
+                self._hold_back(rest, pieces)
+                break
+            start = end
+        return None
+
+    def _hold_back(self, rest: bytes, pieces: int) -> None:
+        """Read on when it is the turn of this answer again."""
+        self._transport.pause_reading()
+        self._held_back = bytearray(rest)
+        self._loop.call_later(self._pace.wait(self._loop.time(), pieces), self._go_on, self._answered)
+
+    def _go_on(self, answered: asyncio.Future[Reply | Unanswered] | None) -> None:
+        if self._answered is not answered or self._transport.is_closing():
+            return  # it is over
+        rest, self._held_back = self._held_back, None
+        self._reader.hold(0)
+        self._transport.resume_reading()
+        if rest:
+            self.data_received(bytes(rest))
 
     def eof_received(self) -> None:
         self._ended("closed")

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import finalize
 
 import httptools
 
 from postroad.dispatch.egress.content_coding import decoded
-from postroad.domain.reply import Headers, Response
+from postroad.dispatch.egress.pace import Pace
+from postroad.domain.reply import Response
 
 MAX_INTERIM_ANSWERS = 8
+
+MAX_PIECES = 64 * 1024
+"""In how many chunks a body may come: each costs time, however short it is. What comes after them is cut off."""
+
+FRAME_BYTES = 16
+"""What may stand around a chunk. What is more counts to the head, or chunk extensions would be read for ever."""
+
+AMPLE_BYTES = 64 * 1024
+"""A body of this length has its place whatever else is in memory."""
+
+WHOLE_BODIES = 16
+"""So many of the longest bodies have their place beside each other."""
+
+
+class Room:
+    """How many bytes longer bodies hold in memory, from their first piece until nobody needs the answer any more.
+
+    Hundreds of answers may be under way at a time, each of them as long as an answer may be.
+    """
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def leave(self, n_bytes: int) -> None:
+        """Give back what is held no longer."""
+        self.taken -= n_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseLimits:
-    """How much of an answer is read. The head counts as it came, with interim answers; so do trailers."""
+    """How much of an answer is read, and how fast. The head counts as it came, with interim answers; so do trailers.
+
+    Where bodies that share a `room` fill it, those that are longer than `AMPLE_BYTES` are cut before
+    `max_body_bytes`.
+    """
 
     max_body_bytes: int
     max_header_bytes: int
     max_headers: int
+    room: Room = field(default_factory=Room)
+    pace: Pace = field(default_factory=Pace)
 
 
 class ResponseReader:
@@ -28,25 +64,32 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_ample",
         "_body",
-        "_bytes_without_body",
         "_complete",
         "_cut",
         "_has_no_body",
         "_head",
         "_headers",
+        "_held",
         "_interim",
+        "_keep",
         "_keep_alive",
         "_limits",
         "_parser",
+        "_received",
         "_status",
         "_surplus",
+        "_taken",
         "began",
         "fault",
+        "pieces",
     )
 
     def __init__(self, limits: ResponseLimits) -> None:
         self._limits = limits
+        self._ample = min(AMPLE_BYTES, limits.max_body_bytes)
+        self._taken = self._held = 0
         self.expect("")
         self._parser = httptools.HttpResponseParser(self)
 
@@ -60,14 +103,17 @@ class ResponseReader:
         self._head: list[tuple[bytes, bytes]] = []
         self._headers = self._head
         self._body: bytes | bytearray = b""
-        self._bytes_without_body = 0
+        self._keep = self._limits.max_body_bytes
+        self._received = self.pieces = 0
+        if self._taken:
+            self._take(0)
+            self._held = 0
         self._complete = self._cut = self._surplus = self._keep_alive = False
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """Whether the reading is over."""
         self.began = True
-        size = len(self._body)
-        self._bytes_without_body += len(data)
+        self._received += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -77,9 +123,8 @@ class ResponseReader:
                 self.fault = self.fault or str(error)
         if self._complete or self.fault:
             return True
-        if len(self._body) > size:
-            self._bytes_without_body = 0
-        elif self._bytes_without_body > self._limits.max_header_bytes:
+        frame = self._limits.max_header_bytes + self.pieces * FRAME_BYTES
+        if self._received - len(self._body) > frame:
             # The parser keeps an unfinished line for as long as it grows.
             self.fault = self._too_large()
         return self.fault is not None
@@ -96,6 +141,25 @@ class ResponseReader:
         return self._complete
 
     @property
+    def may_be_laborious(self) -> bool:
+        """Whether what comes next may be anything but one large piece: a head, or chunks."""
+        return not self._status or any(
+            len(name) == 17 and name.lower() == b"transfer-encoding" for name, _ in self._head
+        )
+
+    def hold(self, n_bytes: int) -> bool:
+        """Find room for what was received and will be read later, instead of what was held so far.
+
+        Where there is none, what has been read of the body is all that counts, and the reading is over.
+        """
+        self._take(self._taken - self._held + n_bytes)
+        self._held = n_bytes
+        if n_bytes and self._is_crowded():
+            self._keep = len(self._body)
+            self._cut = self._complete = True
+        return not self._complete
+
+    @property
     def reusable(self) -> bool:
         """Whether the connection is good for another request: the answer was whole, and nothing followed it."""
         return self._keep_alive and not self._surplus
@@ -103,18 +167,25 @@ class ResponseReader:
     def response(self) -> Response:
         """The answer that was read. Can be asked for once: a free connection must not hold on to the last body."""
         headers = tuple([(name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")) for name, value in self._head])
-        if self._cut:
-            self._body = self._body[: self._limits.max_body_bytes]
-        body, self._body, self._head = bytes(self._body), b"", []
+        body = self._body
+        if self._cut or isinstance(body, bytearray):
+            body = bytes(memoryview(body)[: self._keep])
+        self._body, self._head = b"", []
+        reply = Response(self._status, headers, body, self._cut)
         for name, coding in headers:
             if len(name) == 16 and name.lower() == "content-encoding":
-                return self._decoded(headers, coding, body)
-        return Response(self._status, headers, body, self._cut)
+                reply = self._decoded(reply, coding)
+                break
+        if self._taken or len(reply.body) > self._ample:
+            self._hand_over(reply)
+        return reply
 
-    def _decoded(self, headers: Headers, coding: str, body: bytes) -> Response:
-        plain = decoded(body, coding, self._limits.max_body_bytes, cut=self._cut)
+    def _decoded(self, reply: Response, coding: str) -> Response:
+        headers, body = reply.headers, reply.body
+        most = self._ample if self._is_crowded() else self._limits.max_body_bytes
+        plain = decoded(body, coding, most, cut=self._cut)
         if plain is None:
-            return Response(self._status, headers, body, self._cut)
+            return reply
         # Those two described the body as it travelled.
         kept = tuple([pair for pair in headers if pair[0].lower() not in ("content-encoding", "content-length")])
         return Response(self._status, kept, *plain)
@@ -126,8 +197,11 @@ class ResponseReader:
             self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come here too; they are appended to a list that has been read by then, and so have no meaning.
+        if self._status or self.fault:
+            return  # trailers have no meaning
         self._headers.append((name, value))
+        if len(self._headers) > self._limits.max_headers:
+            self.fault = f"more than {self._limits.max_headers} headers"
 
     def on_headers_complete(self) -> None:
         if self._complete:
@@ -146,10 +220,8 @@ class ResponseReader:
         self._head = self._headers
         self._headers = []
         limits = self._limits
-        if len(self._head) > limits.max_headers:
-            self.fault = f"more than {limits.max_headers} headers"
-        elif (
-            self._bytes_without_body > limits.max_header_bytes
+        if (
+            self._received > limits.max_header_bytes
             and sum(len(name) + len(value) + 4 for name, value in self._head) > limits.max_header_bytes
         ):
             self.fault = self._too_large()
@@ -165,13 +237,40 @@ class ResponseReader:
             self._body = bytearray(self._body) + piece
         else:
             self._body += piece
-        if len(self._body) > self._limits.max_body_bytes:
-            self._cut = self._complete = True
+        self.pieces += 1
+        if len(self._body) > self._ample or self.pieces > MAX_PIECES:
+            self._grown(len(self._body))
 
     def on_message_complete(self) -> None:
         if self._status and not self._complete:
             self._complete = True
             self._keep_alive = self._parser.should_keep_alive()
+
+    def _grown(self, size: int) -> None:
+        """Find room for a body that is no longer a short one, or cut it. The status counts all the same."""
+        if self._is_crowded():
+            self._keep = max(self._ample, self._taken)
+        elif self.pieces > MAX_PIECES:
+            self._keep = min(size, self._keep)
+        self._take(min(size, self._keep))
+        if size > self._keep or self.pieces > MAX_PIECES:
+            self._cut = self._complete = True
+
+    def _is_crowded(self) -> bool:
+        """Whether others have taken the room. One alone always has enough."""
+        return self._limits.room.taken - self._taken > (WHOLE_BODIES - 1) * self._limits.max_body_bytes
+
+    def _take(self, n_bytes: int) -> None:
+        self._limits.room.taken += n_bytes - self._taken
+        self._taken = n_bytes
+
+    def _hand_over(self, reply: Response) -> None:
+        """The room belongs to the answer now, for as long as somebody holds it."""
+        size = len(reply.body)
+        self._take(0)
+        if size > self._ample:
+            self._limits.room.taken += size
+            finalize(reply, self._limits.room.leave, size).atexit = False
 
     def _too_large(self) -> str:
         return f"more than {self._limits.max_header_bytes} bytes of headers"

@@ -10,11 +10,16 @@ from postroad.errors import Misconfigured
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     """A context that verifies certificates and host names, with TLS 1.2 or newer and HTTP/1.1 only.
 
-    Trusts the system's authorities, or those of SSL_CERT_FILE and SSL_CERT_DIR, and those in `ca_file` beside them.
-    Raises Misconfigured if that file cannot be used.
+    The same for every tenant and destination, and under every version of Python. Trusts the system's authorities, or
+    those of SSL_CERT_FILE and SSL_CERT_DIR, and those in `ca_file` beside them. Raises Misconfigured if that file
+    cannot be used.
     """
-    context = ssl.create_default_context()
+    # Not by create_default_context: that one writes session keys to the file that SSLKEYLOGFILE names.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Compression tells secrets by their length, and a peer could ask for a new handshake again and again.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     if ca_file is not None:
         try:

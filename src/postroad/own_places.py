@@ -1,0 +1,85 @@
+"""Where this server itself can be reached: its listener and its database, to which no message may go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
+
+from postroad.domain.network import Address
+
+LOOK_UP_S = 2.0
+
+
+class OwnPlaces:
+    """Addresses with their ports. A message to one of them would go in circles, or speak HTTP to the database."""
+
+    def __init__(self) -> None:
+        self._addresses: set[tuple[Address, int]] = set()
+        self._names: set[tuple[str, int]] = set()
+        self._local_ports: set[int] = set()
+        self._ports: set[int] = set()
+
+    def add_listener(self, listener: socket.socket) -> None:
+        """What this process listens on; a wildcard is every address of this machine."""
+        host, port = listener.getsockname()[:2]
+        address = _plain(ip_address(host))
+        self._ports.add(port)
+        if address.is_unspecified:
+            self._local_ports.add(port)
+        else:
+            self._addresses.add((address, port))
+
+    async def add_database(self, places: Iterable[tuple[str, int]]) -> None:
+        """Hosts and ports of the database, by name and by the addresses that the names have now."""
+        loop = asyncio.get_running_loop()
+        for host, port in places:
+            self._ports.add(port)
+            self._names.add((host.lower().removesuffix("."), port))
+            # Of a name that cannot be looked up now the name alone is known; the database itself will complain.
+            with suppress(OSError, UnicodeError):
+                async with asyncio.timeout(LOOK_UP_S):
+                    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                for *_, place in found:
+                    address = _plain(ip_address(place[0]))
+                    self._addresses.add((address, port))
+                    if address.is_loopback:
+                        self._local_ports.add(port)
+
+    def may_be_on(self, port: int) -> bool:
+        """Whether one of them has this port."""
+        return port in self._ports
+
+    def hold(self, host: str, port: int, address: Address) -> bool:
+        """Whether this address and port, or this name and port, are the server's own."""
+        if port not in self._ports:
+            return False
+        address = _plain(address)
+        return (
+            (address, port) in self._addresses
+            or (host, port) in self._names
+            or (port in self._local_ports and _is_local(address))
+        )
+
+
+def _plain(address: Address) -> Address:
+    """Of an IPv4 address in IPv6 clothes, what is in them; of any other itself, without a zone."""
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
+
+
+def _is_local(address: Address) -> bool:
+    """Whether packets to the address stay on this machine: then they would come from that address too.
+
+    Connecting a UDP socket sends nothing, it only asks the routing table.
+    """
+    if address.is_loopback:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asking:
+        asking.connect((str(address), 9))
+        return bool(ip_address(asking.getsockname()[0]) == address)
+    return False
