@@ -135,12 +135,13 @@ class Stage:
         return answer.status_code, answer.json() if answer.content else None
 
     async def settled(self) -> None:
-        """Until nothing is left to deliver but what waits for a later hour."""
+        """Until no tick is left to fire, and nothing to deliver but what waits for a later hour."""
         connection = await asyncpg.connect(self.database_url)
 
         async def open_ones() -> int:
             count: int = await connection.fetchval(
-                "select count(*) from deliveries where state = 2 or due_at < now() + interval '1 minute'"
+                "select (select count(*) from deliveries where state = 2 or due_at < now() + interval '1 minute')"
+                " + (select count(*) from schedules where not paused and next_at <= now())"
             )
             return count
 
