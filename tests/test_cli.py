@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +21,7 @@ import psutil
 import pytest
 
 from postroad.store import migrations
+from postroad.supervisor import take_ended
 from tests.conftest import KEYS, TOKEN, at_database, eventually
 from tests.moods import never, ok
 from tests.receiver import Receiver
@@ -251,6 +254,27 @@ async def test_workers_share_a_port_and_a_dead_one_is_replaced(
     server.send_signal(signal.SIGTERM)
     await server.communicate()
     assert server.returncode == 0
+
+
+class EndsWhenAsked(multiprocessing.Process):
+    """Lives when it is asked, and is dead right after."""
+
+    def is_alive(self) -> bool:
+        lives = super().is_alive()
+        self.kill()
+        self.join()
+        return lives
+
+
+def test_a_worker_that_ends_between_two_questions_is_not_forgotten() -> None:
+    worker = EndsWhenAsked(target=signal.pause)
+    worker.start()
+    workers: list[BaseProcess] = [worker]
+
+    assert take_ended(workers) == []
+    assert workers == [worker]
+    assert take_ended(workers) == [worker]
+    assert workers == []
 
 
 async def test_workers_do_not_outlive_a_supervisor_that_was_killed(start: Start, database_url: str) -> None:

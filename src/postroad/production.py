@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import os
-import signal
 import socket
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
-from types import FrameType
 
 from postroad import app, telemetry
 from postroad.dev import DEV_USERS
@@ -26,13 +18,12 @@ from postroad.server import BACKLOG
 from postroad.settings import Settings
 from postroad.store import data_keys, migrations, tenants, tokens, wall
 from postroad.store.engine import connected
+from postroad.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
 KEY_ROTATION_GUARD = timedelta(hours=1)
 """How soon keys may be rotated again: receivers that have not got the new pair by then are locked out."""
-
-_RESTART_PAUSE_S = 1.0
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -90,63 +81,21 @@ def _address(settings: Settings, listener: socket.socket | None) -> str:
 
 
 def _supervise(settings: Settings, url: str, announce: Callable[[str], None]) -> None:
-    """Keep the workers running. A worker that dies is replaced; its deliveries are rescued by the others meanwhile."""
-    context = multiprocessing.get_context("spawn")
+    """Run several workers on one port. What a dead one was delivering is rescued by the others."""
     reserved = None
     if "api" in settings.roles:
         app.listen(settings.host, settings.port).close()  # somebody else on the port is an error, not a partner
         reserved = app.bind(settings.host, settings.port, shared=True)
         settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
-    stopping = False
-    ready = context.Semaphore(0)
-
-    def stop(_: int, __: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        for worker in workers:
-            worker.terminate()
-
-    def start() -> BaseProcess:
-        worker = context.Process(target=_work, args=(settings, url, ready), daemon=False)
-        worker.start()
-        return worker
-
-    workers: list[BaseProcess] = []
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    workers += [start() for _ in range(settings.workers) if not stopping]
-    starting = settings.workers
-    while workers:
-        wait([worker.sentinel for worker in workers], timeout=1.0 if not starting else 0.02)
-        while starting and ready.acquire(block=False):
-            starting -= 1
-            if not starting:
-                announce(_address(settings, reserved))
-        ended = [worker for worker in workers if not worker.is_alive()]
-        workers = [worker for worker in workers if worker.is_alive()]
-        for worker in ended:
-            if not stopping:
-                _log.error("worker %s ended with code %s and is replaced", worker.pid, worker.exitcode)
-                time.sleep(_RESTART_PAUSE_S)
-            if not stopping:
-                workers.append(start())
+    Supervisor(_work, (settings, url), settings.workers).run(lambda: announce(_address(settings, reserved)))
     if reserved is not None:
         reserved.close()
 
 
 def _work(settings: Settings, url: str, ready: Semaphore) -> None:
     telemetry.configure(level=settings.log_level, json=settings.log_format != "text")
-    threading.Thread(target=_stop_without_parent, daemon=True).start()
     listener = None
     if "api" in settings.roles:
         listener = app.bind(settings.host, settings.port, shared=True)
         listener.listen(BACKLOG)
     app.serve(settings, url, listener, ready.release)
-
-
-def _stop_without_parent() -> None:
-    """A supervisor that was killed cannot stop its workers, so they stop by themselves and leave the port."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
