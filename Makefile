@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test chaos chaos-long fuzz bench migrate lock audit sbom clean
+.PHONY: help dev check test chaos chaos-long fuzz bench bench-compare migrate lock audit sbom clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml tests/contract/old/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Postroad needs Python 3.11 or newer; set PYTHON=python3.11")'
@@ -44,6 +44,9 @@ fuzz: $(VENV)/.installed ## Look for texts that parsers cannot bear, ten minutes
 
 bench: $(VENV)/.installed ## Measure: throughput, latency, CPU per message and per step
 	$(BIN)/python -m bench.run
+
+bench-compare: $(VENV)/.installed ## Put the last two measurements side by side
+	$(BIN)/python -m bench.compare
 
 migrate: $(VENV)/.installed ## Bring the database of POSTROAD_DATABASE_URL to this version's schema
 	$(BIN)/postroad migrate

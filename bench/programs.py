@@ -7,17 +7,19 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import trustme
 
 HERE = Path(__file__).parent
 BIN = HERE / "bin"
@@ -140,10 +142,51 @@ class Accepted:
     cpu_s: float
 
 
-def load(url: str, token: str, *, count: int, callers: int = 64, rate: float | None = None) -> Accepted:
-    """Send `count` bodies of 1 KB, as fast as `callers` get answers or at `rate` a second; all must be accepted."""
-    command: list[str | Path] = [compiled("load"), "-u", url, "-n", str(count), "-c", str(callers)]
-    command += ["-H", f"Authorization: Bearer {token}", "-s", "1024", "-t", str(_LONGEST_LOAD_S)]
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """What `load` sends: the way behind the node's address, and what each request has.
+
+    Each `@@@@` in the path and in the headers becomes the number of the message modulo `keys`; `some` is one more
+    header on every so-manieth request. With a `batch`, so many messages for `destination` go in one request.
+    """
+
+    path: str
+    headers: tuple[str, ...] = ()
+    size: int = 1024
+    keys: int = 0
+    some: tuple[str, int] | None = None
+    batch: int = 0
+    destination: str = ""
+
+    def options(self) -> list[str]:
+        """For the command line of `load`."""
+        given = [option for header in self.headers for option in ("-H", header)]
+        given += ["-s", str(self.size)]
+        if self.keys:
+            given += ["-k", str(self.keys)]
+        if self.some is not None:
+            given += ["-x", self.some[0], "-e", str(self.some[1])]
+        if self.batch:
+            given += ["-b", str(self.batch), "-d", self.destination]
+        return given
+
+
+def load(
+    url: str,
+    token: str,
+    *,
+    count: int,
+    callers: int = 64,
+    rate: float | None = None,
+    publish: Publish | None = None,
+) -> Accepted:
+    """Send `count` messages, as fast as `callers` get answers or at `rate` a second; all must be accepted.
+
+    `url` is the whole one, or the node's address when `publish` tells the rest. Bodies have 1 KB by default.
+    """
+    given = Publish("") if publish is None else publish
+    command: list[str | Path] = [compiled("load"), "-u", url + given.path, "-n", str(count), "-c", str(callers)]
+    command += ["-H", f"Authorization: Bearer {token}", "-t", str(_LONGEST_LOAD_S), *given.options()]
     if rate is not None:
         command += ["-r", str(rate)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -155,15 +198,24 @@ def load(url: str, token: str, *, count: int, callers: int = 64, rate: float | N
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """What the sink saw since it was reset; latencies are milliseconds from the sending of the publish."""
+    """What the sink saw since it was reset; latencies are milliseconds from the sending of the publish.
+
+    `first` and `last` are Unix times in seconds.
+    """
 
     count: int
     unique: int
     signed: int
-    seconds: float
+    first: float
+    last: float
     p50: float
     p99: float
     worst: float
+
+    @property
+    def seconds(self) -> float:
+        """Between the first and the last."""
+        return self.last - self.first
 
     @property
     def per_second(self) -> float:
@@ -174,10 +226,12 @@ class Arrived:
 class Sink(Program):
     """The receiver. Several tries at a port may be needed: what is free now may be taken in a moment."""
 
+    scheme = "http"
+
     def __init__(self, log: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._port = int(probe.getsockname()[1])
-        super().__init__([compiled("sink"), "--port", str(self._port)], log)
+        super().__init__(self._command_for(self._port), log)
         for _ in range(500):
             with suppress(ConnectionRefusedError):
                 self.reset()
@@ -189,43 +243,81 @@ class Sink(Program):
     @property
     def url(self) -> str:
         """The destination."""
-        return f"http://127.0.0.1:{self._port}/hook"
+        return f"{self.scheme}://127.0.0.1:{self._port}/hook"
 
     def stop(self) -> None:
         """It knows no orderly end."""
         self._process.kill()
         self._process.wait()
 
-    def reset(self) -> None:
-        """Forget what arrived."""
-        self._ask("POST", "/__reset")
+    def reset(self, *, failing_percent: float = 0.0) -> None:
+        """Forget what arrived; from now on answer so many requests with 500."""
+        self._ask("POST", f"/__reset?fail={failing_percent:g}")
 
     def arrived(self) -> Arrived:
         """What has arrived."""
         seen = json.loads(self._ask("GET", "/__stats"))
-        seconds = (seen["last_us"] - seen["first_us"]) / 1e6
-        return Arrived(seen["count"], seen["unique"], seen["sig"], seconds, seen["p50"], seen["p99"], seen["max"])
+        return Arrived(
+            seen["count"], seen["unique"], seen["sig"] - seen["failed"], seen["first_us"] / 1e6, seen["last_us"] / 1e6,
+            seen["p50"], seen["p99"], seen["max"],
+        )  # fmt: skip
 
-    def await_all(self, count: int) -> Arrived:
-        """What has arrived once all `count` have. Raises when nothing more comes, and when one came unsigned."""
+    def await_all(self, count: int, *, each: int = 1, others: int = 0) -> Arrived:
+        """What has arrived once all `count` have, each so many times, and so many others that have no number.
+
+        Raises when nothing more comes, and when one came unsigned.
+        """
         last, since = -1, time.monotonic()
+        total = count * each + others
         while True:
             arrived = self.arrived()
-            if arrived.unique >= count:
+            if arrived.unique >= count and arrived.count >= total:
                 break
-            if arrived.unique > last:
-                last, since = arrived.unique, time.monotonic()
+            if arrived.count > last:
+                last, since = arrived.count, time.monotonic()
             elif time.monotonic() - since > _NO_PROGRESS_S:
-                raise BenchError(f"lost: {count - arrived.unique} of {count} accepted messages did not arrive")
+                raise BenchError(f"lost: {total - arrived.count} of {total} deliveries did not arrive")
             time.sleep(0.05)
         if arrived.unique != count or arrived.signed != arrived.count:
             raise BenchError(f"{count} messages were published, and this arrived: {arrived}")
         return arrived
 
+    def _command_for(self, port: int) -> list[str | Path]:
+        return [compiled("sink"), "--port", str(port)]
+
+    def _connected(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self._port, timeout=10)
+
     def _ask(self, method: str, path: str) -> str:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = self._connected()
         try:
             connection.request(method, path)
             return connection.getresponse().read().decode()
         finally:
             connection.close()
+
+
+class TlsSink(Sink):
+    """A receiver behind TLS, with a certificate of its own authority, which is in `authority_file`. It needs Node."""
+
+    scheme = "https"
+
+    def __init__(self, directory: Path) -> None:
+        authority = trustme.CA()
+        self.authority_file = directory / "authority.pem"
+        self._files = directory / "certificate.pem", directory / "key.pem"
+        certificate = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(str(self.authority_file))
+        certificate.cert_chain_pems[0].write_to_path(str(self._files[0]))
+        certificate.private_key_pem.write_to_path(str(self._files[1]))
+        super().__init__(directory / "tls-sink.log")
+
+    def _command_for(self, port: int) -> list[str | Path]:
+        node = shutil.which("node")
+        if node is None:
+            raise BenchError("the receiver behind TLS needs Node")
+        return [node, HERE / "tools" / "tls_sink.mjs", str(port), *self._files]
+
+    def _connected(self) -> HTTPConnection:
+        trusting = ssl.create_default_context(cafile=str(self.authority_file))
+        return HTTPSConnection("127.0.0.1", self._port, timeout=10, context=trusting)

@@ -53,8 +53,8 @@ class Report:
         times = max(map(len, named.values()))
         print(f"\n{section:<58}{'median':>10}   {'min – max' if times > 1 else ''}")
         for name, values in named.items():
-            spread = f"{_short(min(values))} – {_short(max(values))}" if len(values) > 1 else ""
-            print(f"  {name:<56}{_short(statistics.median(values)):>10}   {spread}".rstrip(), flush=True)
+            spread = f"{short(min(values))} – {short(max(values))}" if len(values) > 1 else ""
+            print(f"  {name:<56}{short(statistics.median(values)):>10}   {spread}".rstrip(), flush=True)
 
     def write(self, machine: Mapping[str, Any], scale: Mapping[str, Any]) -> Path:
         """Write everything to results/<UTC time>.json."""
@@ -121,7 +121,8 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A number with as many digits as one can believe."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

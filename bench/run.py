@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench import steps
-from bench.programs import BenchError, Program, Sink, compiled, load
+from bench import features, steps
+from bench.programs import BenchError, Program, Sink, TlsSink, compiled, load
 from bench.report import Report, Samples, machine_facts, show_facts, source_state
 from bench.sample import TOKEN
 from bench.scenarios import (
@@ -39,7 +39,9 @@ from postroad.store.embedded import EmbeddedPostgres
 FLOOR = "floor: bare ASGI on uvicorn"
 END_TO_END = "end to end"
 PUBLISH_ONLY = "publish only (--roles api)"
-WORKERS = "end to end (serve --workers 2)"
+WORKERS = "end to end (serve --workers {})"
+NUMBERS_OF_WORKERS = (1, 2, 4)
+TLS = "end to end, to a receiver behind TLS"
 DRAIN = "drain of what is stored (--roles dispatcher)"
 PYTHON_CPU = "CPU of python, µs/message"
 
@@ -53,6 +55,7 @@ class Scale:
     light: tuple[tuple[int, float], ...] = ((50, 10.0), (500, 5.0))
     idle_seconds: float = 20.0
     step_messages: int = 10_000
+    parts: tuple[str, ...] = ("one", "processes", "features", "tls", "steps")
 
 
 QUICK = Scale(messages=5_000, repeat=1, light=((50, 4.0), (500, 2.0)), idle_seconds=5.0, step_messages=2_000)
@@ -72,9 +75,9 @@ def main() -> None:
             show_facts(facts)
             print(f"{scale.messages:,} messages of 1 KB, {CALLERS} callers, {scale.repeat} repetitions", flush=True)
             with Sink(directory / "sink.log") as sink:
-                _one_process(report, sink, directory, scale)
-                _two_processes(report, sink, directory, scale)
-            steps.measure(report, messages=scale.step_messages, times=scale.repeat)
+                for name, part in PARTS.items():
+                    if name in scale.parts:
+                        part(report, sink, directory, scale)
         _ratios(report)
     except BenchError as error:
         sys.exit(f"bench: {error}")
@@ -106,7 +109,28 @@ def _one_process(report: Report, sink: Sink, directory: Path, scale: Scale) -> N
     report.measure("start", lambda: restart(directory, sink), scale.repeat)
 
 
-def _two_processes(report: Report, sink: Sink, directory: Path, scale: Scale) -> None:
+def _features(report: Report, sink: Sink, directory: Path, scale: Scale) -> None:
+    """What each feature costs beside a plain publish."""
+    with dev_server(directory) as program:
+        node = Node(program.ready(), program.pid, program.postmaster())
+        features.measure(report, node, sink, count=scale.messages, times=scale.repeat)
+        _complain(program)
+
+
+def _tls(report: Report, _: Sink, directory: Path, scale: Scale) -> None:
+    """The same to a receiver behind TLS, which costs more than the product itself."""
+    with TlsSink(directory) as sink, dev_server(directory, SSL_CERT_FILE=str(sink.authority_file)) as program:
+        node = Node(program.ready(), program.pid, program.postmaster())
+        end_to_end(node, sink, scale.messages // 10)
+        report.measure(TLS, lambda: end_to_end(node, sink, scale.messages), scale.repeat)
+        _complain(program)
+
+
+def _steps(report: Report, _: Sink, __: Path, scale: Scale) -> None:
+    steps.measure(report, messages=scale.step_messages, times=scale.repeat)
+
+
+def _processes(report: Report, sink: Sink, directory: Path, scale: Scale) -> None:
     """`postroad serve`: a node that takes in while nobody delivers, one that delivers, and two workers on one port."""
     with postgres() as server:
         prepare(server.url, directory / "migrate.log")
@@ -121,13 +145,15 @@ def _two_processes(report: Report, sink: Sink, directory: Path, scale: Scale) ->
             _complain(program)
         report.show(PUBLISH_ONLY)
         report.show(DRAIN)
-        with serving(server.url, "api,dispatcher", directory / "workers.log", workers=2) as program:
-            node = Node(program.ready(), program.pid, server.pid)
-            sink.reset()
-            load(node.publish_url(sink), TOKEN, count=scale.messages // 10, callers=CALLERS)
-            sink.await_all(scale.messages // 10)
-            report.measure(WORKERS, lambda: end_to_end(node, sink, scale.messages), scale.repeat)
-            _complain(program)
+        for number in NUMBERS_OF_WORKERS:
+            with serving(server.url, "api,dispatcher", directory / "workers.log", workers=number) as program:
+                node = Node(program.ready(), program.pid, server.pid)
+                sink.reset()
+                load(node.publish_url(sink), TOKEN, count=scale.messages // 10, callers=CALLERS)
+                sink.await_all(scale.messages // 10)
+                name = WORKERS.format(number)
+                report.measure(name, partial(end_to_end, node, sink, scale.messages), scale.repeat)
+                _complain(program)
 
 
 def _fill_and_drain(
@@ -139,18 +165,28 @@ def _fill_and_drain(
 
 def _ratios(report: Report) -> None:
     """What holds on other machines too, and on this one when it is busy."""
-    bare, published = report.median(FLOOR, "requests/s"), report.median(PUBLISH_ONLY, "published/s")
+    workers = [WORKERS.format(number) for number in NUMBERS_OF_WORKERS]
+    pairs = [
+        ("published/s, publish only, to floor", PUBLISH_ONLY, "published/s", FLOOR, "requests/s"),
+        ("delivered/s, end to end, to floor", END_TO_END, "delivered/s", FLOOR, "requests/s"),
+        ("delivered/s, end to end, to publish only", END_TO_END, "delivered/s", PUBLISH_ONLY, "published/s"),
+        ("delivered/s, drain, to end to end", DRAIN, "delivered/s", END_TO_END, "delivered/s"),
+        ("CPU of python, end to end, to floor", END_TO_END, PYTHON_CPU, FLOOR, PYTHON_CPU),
+        ("delivered/s, TLS, to plain", TLS, "delivered/s", END_TO_END, "delivered/s"),
+        *(
+            (f"delivered/s, {number} workers, to one", name, "delivered/s", workers[0], "delivered/s")
+            for number, name in zip(NUMBERS_OF_WORKERS[1:], workers[1:], strict=True)
+        ),
+    ]
     ratios = {
-        "published/s, publish only, to floor": published / bare,
-        "delivered/s, end to end, to floor": report.median(END_TO_END, "delivered/s") / bare,
-        "delivered/s, end to end, to publish only": report.median(END_TO_END, "delivered/s") / published,
-        "delivered/s, drain, to end to end": report.median(DRAIN, "delivered/s")
-        / report.median(END_TO_END, "delivered/s"),
-        "delivered/s, two workers, to one": report.median(WORKERS, "delivered/s")
-        / report.median(END_TO_END, "delivered/s"),
-        "CPU of python, end to end, to floor": report.median(END_TO_END, PYTHON_CPU) / report.median(FLOOR, PYTHON_CPU),
+        name: report.median(one, what) / report.median(other, other_what)
+        for name, one, what, other, other_what in pairs
+        if one in report.sections and other in report.sections
     }
-    report.measure("ratios of medians", lambda: ratios, 1)
+    if features.PLAIN in report.sections:
+        ratios |= features.ratios(report)
+    if ratios:
+        report.measure("ratios of medians", lambda: ratios, 1)
 
 
 def _complain(program: Program) -> None:
@@ -179,12 +215,17 @@ def _scale() -> Scale:
     options.add_argument("--quick", action="store_true", help="everything smaller, in less than a minute")
     options.add_argument("--messages", type=int, help="messages of a burst (default: 20000)")
     options.add_argument("--repeat", type=int, help="repetitions of each scenario (default: 3)")
+    options.add_argument("--only", nargs="+", choices=PARTS, dest="parts", help="only these parts")
     options.add_argument("--idle-seconds", type=float, help="how long to watch the idle server (default: 20; 0: not)")
     given = vars(options.parse_args())
     scale = QUICK if given.pop("quick") else Scale()
     if (given["messages"] or 1000) < 1000 or (given["repeat"] or 1) < 1:
         options.error("a burst has 1000 messages or more, and is repeated once or more")
+    given["parts"] = given["parts"] and tuple(given["parts"])
     return replace(scale, **{name: value for name, value in given.items() if value is not None})
+
+
+PARTS = {"one": _one_process, "processes": _processes, "features": _features, "tls": _tls, "steps": _steps}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import floor
-from bench.programs import POSTROAD, Program, Sink, load
+from bench.programs import POSTROAD, Program, Publish, Sink, load
 from bench.report import Samples
 from bench.sample import TOKEN
 from bench.usage import Usage, memory_mib, quiet
@@ -63,9 +63,10 @@ def postgres() -> Iterator[embedded.EmbeddedPostgres]:
             embedded.stop(server)
 
 
-def dev_server(directory: Path) -> Program:
+def dev_server(directory: Path, **variables: str) -> Program:
     """`postroad dev` with real defaults, on a free port."""
-    return Program([POSTROAD, "dev", "--port", "0", "--data-dir", directory / "data"], directory / "dev.log")
+    command: list[str | Path] = [POSTROAD, "dev", "--port", "0", "--data-dir", directory / "data"]
+    return Program(command, directory / "dev.log", **variables)
 
 
 def serving(url: str, roles: str, log: Path, *, workers: int = 1) -> Program:
@@ -105,13 +106,21 @@ def bare_publish(log: Path, count: int) -> Samples:
 
 def end_to_end(node: Node, sink: Sink, count: int) -> Samples:
     """From the publisher's request to the destination, as fast as it goes."""
-    sink.reset()
+    return burst(node, sink, count, Publish(f"/v2/publish/{sink.url}"))
+
+
+def burst(
+    node: Node, sink: Sink, count: int, publish: Publish, *, each: int = 1, others: int = 0, failing_percent: float = 0
+) -> Samples:
+    """Publish as fast as it goes until all has arrived: `count` messages, `each` so many times, and `others`."""
+    sink.reset(failing_percent=failing_percent)
     node.quiet()
     before = node.usage(sink)
-    accepted = load(node.publish_url(sink), TOKEN, count=count, callers=CALLERS)
-    arrived = sink.await_all(count)
+    accepted = load(node.address, TOKEN, count=count, callers=CALLERS, publish=publish)
+    arrived = sink.await_all(count, each=each, others=others)
     node.quiet()
     used = node.usage(sink).since(before)
+    sink.reset()
     return {
         "published/s": accepted.per_second,
         "delivered/s": arrived.per_second,
@@ -119,8 +128,8 @@ def end_to_end(node: Node, sink: Sink, count: int) -> Samples:
         "accept p99, ms": accepted.p99,
         "delivery p50, ms": arrived.p50,
         "delivery p99, ms": arrived.p99,
-        **used.each(count, accepted.cpu_s),
-        "delivered more than once": arrived.count - arrived.unique,
+        **used.each(count * each + others, accepted.cpu_s),
+        "delivered more than once": arrived.count - arrived.unique * each - others,
     }
 
 

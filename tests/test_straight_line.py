@@ -206,6 +206,19 @@ async def test_a_short_delay_needs_no_poll_of_luck(server: Running, receiver: Re
     assert active["time"] - created["time"] >= 1000
 
 
+async def test_what_falls_due_next_needs_no_poll(
+    server: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_ids = [await server.publish(receiver.url("/later"), Upstash_Delay=delay) for delay in ("3s", "4s", "5s")]
+    monkeypatch.setattr(waker, "BUSY_POLL_S", 3600.0)
+    monkeypatch.setattr(waker, "IDLE_POLL_S", 3600.0)  # timers are kept for two of these
+
+    await server.publish(receiver.url("/soon"), Upstash_Delay="1s")  # which sets a timer, and that one the next
+
+    arrived = [(await receiver.next_request("/later")).header("Upstash-Message-Id") for _ in message_ids]
+    assert arrived == message_ids
+
+
 async def test_not_before_in_the_past_means_now_and_wins_over_a_delay(server: Running, receiver: Receiver) -> None:
     await server.publish(receiver.url(), Upstash_Not_Before="1000000000", Upstash_Delay="1d")
 

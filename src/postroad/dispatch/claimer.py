@@ -127,7 +127,8 @@ class Claimer:
                     is_full = len(claimed) >= limit
                     self.backlogged = self.backlogged or is_full
                     await self._begin(connection, dispatcher_id, claimed)
-                return is_full
+                # What falls due next stood behind what was due, and is not known yet.
+                return bool(claimed)
             limit = min(self._slots.fair_limit, messages.FETCH_LIMIT)
             if not limit:
                 return False
