@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test chaos chaos-long fuzz bench bench-compare migrate lock audit sbom clean
+.PHONY: help dev check test chaos chaos-long fuzz bench bench-compare bench-peers migrate lock audit sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: $(VENV)/.installed ## Measure: throughput, latency, CPU per message and p
 bench-compare: $(VENV)/.installed ## Put the last two measurements side by side
 	$(BIN)/python -m bench.compare
 
+bench-peers: $(VENV)/.installed ## Measure Postroad beside BullMQ, pg-boss, graphile-worker, Procrastinate and PgQueuer
+	$(BIN)/python -m bench.peers
+
 migrate: $(VENV)/.installed ## Bring the database of POSTROAD_DATABASE_URL to this version's schema
 	$(BIN)/postroad migrate
 
@@ -63,4 +66,4 @@ sbom: $(VENV)/.installed ## Write the bill of materials of what runs in producti
 	$(BIN)/python -m security.sbom
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench/bin
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench/bin bench/peers/node_modules
