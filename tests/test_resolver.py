@@ -130,7 +130,8 @@ async def test_what_this_server_listens_on_is_refused_under_every_policy(address
     assert isinstance(resolver.known(url("me", port), "any"), Refusal)
     assert isinstance(await resolver.resolve(url("me", port ^ 1)), Addresses)
     if address == "127.0.0.1":
-        assert isinstance(resolver.known(url("[::ffff:127.0.0.1]", port)), Refusal)
+        for dressed in ("[::ffff:127.0.0.1]", "[64:ff9b::127.0.0.1]", "[2002:7f00:1::]"):
+            assert isinstance(resolver.known(url(dressed, port)), Refusal), dressed
         assert isinstance(resolver.known(url("127.0.0.2", port)), Addresses)
     if address in ("0.0.0.0", "::"):
         assert isinstance(resolver.known(url("127.0.0.2", port)), Refusal)
@@ -148,12 +149,36 @@ async def test_the_database_is_refused_by_name_by_address_and_on_every_address_o
         assert isinstance(resolver.known(url(host, port)), Addresses), host
 
 
+async def test_a_database_that_has_moved_is_refused_where_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    means: list[str] = ["192.0.2.7"]
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if not means:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in means]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("postroad.own_places.FRESH_FOR_S", 0.0)
+    own = OwnPlaces()
+    await own.add_database([("db.internal", 6432)])
+    resolver = Resolver(parse_policy("any"), own_places=own, look_up=Names())
+    for now, refused, allowed in (
+        (["192.0.2.7"], "192.0.2.7", "192.0.2.8"),
+        (["192.0.2.8"], "192.0.2.8", "192.0.2.7"),
+        ([], "192.0.2.8", "192.0.2.7"),
+    ):
+        means[:] = now
+        assert isinstance(await resolver.resolve(url(refused, 6432)), Refusal)
+        assert isinstance(await resolver.resolve(url(allowed, 6432)), Addresses)
+
+
 async def test_verdicts_on_many_ports_of_one_host_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postroad.resolver.MAX_VERDICTS", 10)
     resolver = Resolver(parse_policy("any"), look_up=Names())
     for port in range(8000, 8100):
         resolver.known(url("1.1.1.1", port))
     assert len(resolver._known["1.1.1.1"].resolutions) <= 10
+    assert resolver.known(url("1.1.1.1", 8000)) is resolver.known(url("1.1.1.1", 8001), "any")
 
 
 async def test_an_answer_is_forgotten_after_its_time() -> None:
@@ -173,6 +198,15 @@ async def test_a_name_that_does_not_exist_is_said_to_in_the_words_of_qstash(erro
     assert await resolver.resolve(url("nowhere")) == expected
     assert resolver.known(url("nowhere")) == expected
     assert names.asked == ["nowhere"]
+
+
+async def test_a_name_with_thousands_of_addresses_is_not_vetted_but_refused() -> None:
+    names = Names(most=[f"1.1.1.{n}" for n in range(128)], more=[f"1.1.1.{n}" for n in range(129)])
+    resolver = Resolver(parse_policy("any"), look_up=names)
+    assert isinstance(await resolver.resolve(url("most")), Addresses)
+    assert await resolver.resolve(url("more")) == Unresolved(
+        "unable to resolve host: lookup more: more than 128 addresses", temporary=False
+    )
 
 
 async def test_a_name_without_addresses_does_not_exist() -> None:
@@ -253,6 +287,24 @@ async def test_a_name_server_that_does_not_answer_is_given_up_and_holds_up_nobod
     end_of_test.set()
 
 
+async def test_names_that_take_for_ever_hold_up_none_that_had_an_answer_before() -> None:
+    end_of_test = threading.Event()
+
+    def answer(host: str) -> Sequence[str]:
+        if host != "quick":
+            assert end_of_test.wait(30)
+        return ["1.1.1.1"]
+
+    resolver = Resolver(parse_policy("public"), look_up=answer, ttl=0, timeout=20)
+    assert isinstance(await resolver.resolve(url("quick")), Addresses)
+    stuck = [asyncio.create_task(resolver.resolve(url(f"slow{n}"))) for n in range(100)]
+    await asyncio.sleep(0)
+    assert isinstance(await resolver.resolve(url("quick")), Addresses)
+    assert not any(one.done() for one in stuck)
+    end_of_test.set()
+    await asyncio.gather(*stuck)
+
+
 async def test_a_look_up_that_was_given_up_while_it_waited_for_its_turn_is_never_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -281,6 +333,17 @@ async def test_the_cache_does_not_grow_without_bound(monkeypatch: pytest.MonkeyP
         await resolver.resolve(url(f"h{n}"))
     assert sum(resolver.known(url(f"h{n}")) is not None for n in range(30)) <= 10
     assert resolver.known(url("h29")) is not None
+
+
+async def test_names_that_are_looked_up_again_stay_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postroad.resolver.MAX_CACHED", 10)
+    names = Names(used=["1.1.1.1"], **{f"h{n}": ["1.1.1.1"] for n in range(30)})
+    resolver = Resolver(parse_policy("public"), look_up=names, ttl=0)
+    for n in range(30):
+        if n % 4 == 0:
+            await resolver.resolve(url("used"))
+        await resolver.resolve(url(f"h{n}"))
+        assert "used" in resolver._known
 
 
 def test_the_operating_system_is_asked_for_every_address_of_a_name() -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
-from postroad.domain.network import Address
+from postroad.domain.network import Address, faces
 
 LOOK_UP_S = 2.0
+FRESH_FOR_S = 30.0
 
 
 class OwnPlaces:
@@ -18,8 +19,9 @@ class OwnPlaces:
 
     def __init__(self) -> None:
         self._addresses: set[tuple[Address, int]] = set()
-        self._names: set[tuple[str, int]] = set()
         self._local_ports: set[int] = set()
+        self._database: dict[tuple[str, int], frozenset[Address]] = {}
+        self._fresh_until = 0.0
         self._ports: set[int] = set()
 
     def add_listener(self, listener: socket.socket) -> None:
@@ -33,20 +35,26 @@ class OwnPlaces:
             self._addresses.add((address, port))
 
     async def add_database(self, places: Iterable[tuple[str, int]]) -> None:
-        """Hosts and ports of the database, by name and by the addresses that the names have now."""
-        loop = asyncio.get_running_loop()
+        """Hosts and ports of the database, by name and by the addresses that the names have."""
         for host, port in places:
             self._ports.add(port)
-            self._names.add((host.lower().removesuffix("."), port))
-            # Of a name that cannot be looked up now the name alone is known; the database itself will complain.
+            self._database[host.lower().removesuffix("."), port] = frozenset()
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look up again what the names of the database mean, if that was a while ago: a failover may have moved them.
+
+        Meanwhile, and where nobody can say, they mean what they meant before; the database itself will complain.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._database or loop.time() < self._fresh_until:
+            return
+        self._fresh_until = loop.time() + FRESH_FOR_S
+        for host, port in list(self._database):
             with suppress(OSError, UnicodeError):
                 async with asyncio.timeout(LOOK_UP_S):
                     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                for *_, place in found:
-                    address = _plain(ip_address(place[0]))
-                    self._addresses.add((address, port))
-                    if address.is_loopback:
-                        self._local_ports.add(port)
+                self._database[host, port] = frozenset(_plain(ip_address(place[0])) for *_, place in found)
 
     def may_be_on(self, port: int) -> bool:
         """Whether one of them has this port."""
@@ -56,12 +64,13 @@ class OwnPlaces:
         """Whether this address and port, or this name and port, are the server's own."""
         if port not in self._ports:
             return False
-        address = _plain(address)
-        return (
-            (address, port) in self._addresses
-            or (host, port) in self._names
-            or (port in self._local_ports and _is_local(address))
-        )
+        return (host, port) in self._database or any(self._hold(_plain(face), port) for face in faces(address))
+
+    def _hold(self, address: Address, port: int) -> bool:
+        database = [one for (_, its_port), found in self._database.items() if its_port == port for one in found]
+        # A database on a loopback address may listen on all others of this machine as well.
+        is_on_all = port in self._local_ports or any(one.is_loopback for one in database)
+        return (address, port) in self._addresses or address in database or (is_on_all and _is_local(address))
 
 
 def _plain(address: Address) -> Address:

@@ -16,8 +16,13 @@ from postroad.errors import InvalidValue
 from postroad.own_places import OwnPlaces
 
 LOOKUPS_AT_A_TIME = 16
+"""Of names that had an answer before, and as many of all others."""
+
+MAX_ADDRESSES = 128
+"""Of one name. Each is vetted for each port and policy, so thousands of them would hold up everybody."""
+
 MAX_CACHED = 10_000
-MAX_VERDICTS = 100
+MAX_VERDICTS = 20
 """Ports and policies for which the verdict on one host is remembered."""
 
 
@@ -45,7 +50,8 @@ class Unresolved:
 
 Resolution = Addresses | Refusal | Unresolved
 
-Answer = Sequence[str] | Unresolved
+Answer = Addresses | Unresolved
+"""Of a name server: not vetted yet."""
 
 LookUp = Callable[[str], Sequence[str]]
 """All addresses of a host name as numeric text; blocks. Raises socket.gaierror."""
@@ -89,7 +95,9 @@ class Resolver:
         self._ttl, self._negative_ttl, self._timeout = ttl, negative_ttl, timeout
         self._look_up = look_up
         # Threads of our own: a name server that does not answer must not hold up the default executor's other users.
+        # Nor names that had an answer when they were looked up last: anybody can make up names that take for ever.
         self._threads = ThreadPoolExecutor(LOOKUPS_AT_A_TIME, thread_name_prefix="resolver")
+        self._threads_of_proven = ThreadPoolExecutor(LOOKUPS_AT_A_TIME, thread_name_prefix="resolver-proven")
         self._known: dict[str, _Known] = {}
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
 
@@ -100,13 +108,15 @@ class Resolver:
         """
         found = self._known.get(url.host)
         if found is None and _is_address(url.host):
-            found = self._remember(url.host, [url.host], inf)
+            found = self._remember(url.host, _addresses([url.host]), inf)
         if found is None or (found.until != inf and found.until <= asyncio.get_running_loop().time()):
             return None
         return self._resolution(url, policy, found.answer, found.resolutions)
 
     async def resolve(self, url: Url, policy: str | None = None) -> Resolution:
         """The answer, looked up if need be. Requests for one name at a time share one look-up."""
+        if self._own_places.may_be_on(url.port):
+            await self._own_places.refresh()
         resolution = self.known(url, policy)
         if resolution is not None:
             return resolution
@@ -117,7 +127,10 @@ class Resolver:
     def _start(self, host: str) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
-        looking = loop.run_in_executor(self._threads, self._look_up, host)
+        before = self._known.get(host)
+        proven = before is not None and not isinstance(before.answer, Unresolved)
+        threads = self._threads_of_proven if proven else self._threads
+        looking = loop.run_in_executor(threads, self._look_up, host)
 
         def end(answer: Answer) -> None:
             timer.cancel()
@@ -137,6 +150,7 @@ class Resolver:
         return answered
 
     def _remember(self, host: str, answer: Answer, until: float) -> _Known:
+        self._known.pop(host, None)  # so that its place is that of its last look-up
         if len(self._known) >= MAX_CACHED:
             # Dropping the oldest half now and then is simpler than an order of use, and as good for names in use.
             for old in list(self._known)[: MAX_CACHED // 2]:
@@ -158,34 +172,39 @@ class Resolver:
             resolutions[case] = resolution
         return resolution
 
-    def _vetted(self, url: Url, policy: str | None, addresses: Sequence[str]) -> Addresses | Refusal:
+    def _vetted(self, url: Url, policy: str | None, addresses: Addresses) -> Addresses | Refusal:
         """The addresses if every one of them is allowed: a name must not hide a forbidden address among others."""
         try:
             rules = self._policy if policy is None else parse_policy(policy, OF_TENANT)
         except InvalidValue:
             return Refusal(f"the list of destinations of this tenant cannot be read ({OF_TENANT} sets it)")
-        items = []
-        for text in addresses:
+        for _, text in addresses.items:
             address = ip_address(text)
             reason = rules.refusal(url.host, url.port, address)
             if reason is None and self._own_places.hold(url.host, url.port, address):
                 reason = f"endpoint is this server itself: {address}"
             if reason is not None:
                 return Refusal(reason)
-            items.append((socket.AF_INET if address.version == 4 else socket.AF_INET6, text))
-        return Addresses(tuple(items))
+        return addresses
 
 
 def _answer(host: str, looking: asyncio.Future[Sequence[str]]) -> Answer:
     match looking.exception():
         case None:
-            return looking.result() or _unresolved(host, "no such host", temporary=False)
+            found = looking.result()
+            if len(found) > MAX_ADDRESSES:
+                return _unresolved(host, f"more than {MAX_ADDRESSES} addresses", temporary=False)
+            return _addresses(found) if found else _unresolved(host, "no such host", temporary=False)
         case socket.gaierror(errno=socket.EAI_NONAME | socket.EAI_NODATA):
             return _unresolved(host, "no such host", temporary=False)
         case error:
             # EAI_AGAIN and its like, and whatever else comes out of the C library's depths.
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return _unresolved(host, why, temporary=True)
+
+
+def _addresses(texts: Sequence[str]) -> Addresses:
+    return Addresses(tuple([(socket.AF_INET6 if ":" in text else socket.AF_INET, text) for text in texts]))
 
 
 def _unresolved(host: str, why: str, *, temporary: bool) -> Unresolved:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 from typing import Any
 from unittest import mock
 
@@ -91,22 +90,6 @@ def test_one_alone_may_always_be_as_long_as_an_answer_may_be() -> None:
     assert reader.feed(b"x" * 1_000_000)
     reply = reader.response()
     assert (len(reply.body), reply.cut) == (50_000_000, False)
-
-
-def test_in_a_crowd_a_bomb_is_unpacked_no_further_than_a_usual_body() -> None:
-    limits = the_limits()
-    packed = gzip.compress(bytes(10_000_000))
-    whole = answer(500, packed, [("Content-Encoding", "gzip")])
-    alone = ResponseReader(limits)
-    alone.expect("POST")
-    assert alone.feed(whole)
-    assert len(alone.response().body) == CAP
-    readers = crowded(limits)
-    late = ResponseReader(limits)
-    late.expect("POST")
-    assert late.feed(whole)
-    assert len(late.response().body) == AMPLE_BYTES
-    assert len(readers) == WHOLE_BODIES
 
 
 @on_both_loops
@@ -298,6 +281,6 @@ def exchanging(limits: ResponseLimits | None = None) -> tuple[mock.Mock, Connect
     transport.get_write_buffer_size.return_value = 0
     owner = mock.Mock()
     limits = limits or ResponseLimits(1 << 20, 1000, 10)
-    connection = Connection(("http", "h", 80, None), owner, limits)
+    connection = Connection(("http", "h", 80, None, 0), owner, limits)
     connection.connection_made(transport)
     return transport, connection, connection.exchange("POST", b"", b"")

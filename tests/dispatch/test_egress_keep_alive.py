@@ -167,6 +167,45 @@ async def test_a_connection_does_not_get_too_old() -> None:
             assert [request.connection_id for request in receiver.requests()] == [1, 2]
 
 
+@on_both_loops
+async def test_a_connection_is_used_again_only_under_the_policy_that_allowed_it() -> None:
+    async with Receiver() as receiver, client(policy="public") as egress:
+        url = receiver.url()
+        allowed = f"public,127.0.0.1:{receiver.port}"
+        for _ in range(2):
+            assert await egress.send(to(url), allowed) == OK
+        for other in (None, "public", "lan", f"any,!127.0.0.1:{receiver.port}"):
+            refused = await egress.send(to(url), other)
+            assert isinstance(refused, NoResponse), other
+            assert refused.reason.startswith("endpoint "), other
+        assert await egress.send(to(url), "any") == OK
+        assert await egress.send(to(url), allowed) == OK
+        assert [request.connection_id for request in receiver.requests()] == [1, 1, 2, 1]
+
+
+@on_both_loops
+async def test_a_connection_that_one_tenant_has_poisoned_brings_no_answer_to_another() -> None:
+    """As of a destination that takes what stands in a body for one more request."""
+    gate = asyncio.Event()
+
+    async def play(stage: Stage) -> None:
+        stage.write(answer(200, b"ok"))
+        await gate.wait()
+        stage.write(answer(200, b"of the request in the body"))
+
+    async with Receiver() as receiver, client() as egress:
+        receiver.script("/", Mood(play), ok(b"mine"))
+        request = to(receiver.url(), body=b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await egress.send(request, tenant_id=1) == OK
+        other = asyncio.create_task(egress.send(to(receiver.url()), tenant_id=2))
+        await asyncio.sleep(0)
+        gate.set()
+        reply = await other
+        assert isinstance(reply, Response)
+        assert reply.body == b"mine"
+        assert [one.connection_id for one in receiver.requests()] == [1, 2]
+
+
 @pytest.mark.parametrize("limit", [{"max_idle_per_destination": 2}, {"max_idle": 2}])
 @on_both_loops
 async def test_only_so_many_free_connections_are_kept(limit: dict[str, Any]) -> None:

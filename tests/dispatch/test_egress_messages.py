@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tracemalloc
 from typing import Any
 
 import h11
@@ -341,3 +342,17 @@ async def test_an_answer_has_at_most_a_hundred_headers() -> None:
     assert await reply_to(ok(headers=[*hundred, ("X", "y")])) == NoResponse(
         "invalid HTTP response: more than 100 headers"
     )
+
+
+def test_long_lists_of_long_names_are_not_kept() -> None:
+    def write(number: int) -> None:
+        names = [f"X{number}-{n}-{'x' * 200}" for n in range(64)]
+        head(to("http://a.test/", headers=[(name, "") for name in names]))
+
+    write(0)
+    tracemalloc.start()
+    for number in range(1, 200):
+        write(number)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 1_000_000

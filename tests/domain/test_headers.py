@@ -167,6 +167,7 @@ def test_what_follows_is_neither_for_us_nor_of_proxies_nor_who_the_caller_is() -
         ("cookie", "a=b"),
         ("forwarded", "for=x"),
         ("x-forwarded-for", "x"),
+        ("x-forwarded-client-cert", "x"),
         ("upstash-retries", "1"),
         ("host", "h"),
         ("x-own", "1"),

@@ -109,8 +109,19 @@ def test_callbacks_have_options_of_their_own_down_to_their_own_failure_callback(
 
 
 def test_a_refusal_names_the_field_as_it_was_written() -> None:
-    with pytest.raises(InvalidField, match="Upstash-Callback-Forward-Connection"):
-        parse(("upstash-callback", "https://a.test/"), ("upstash-callback-forward-connection", "x"))
+    with pytest.raises(InvalidField, match="Upstash-Callback-Forward-X"):
+        parse(("upstash-callback", "https://a.test/"), ("upstash-callback-forward-x", "\0"))
+
+
+def test_what_frames_the_request_or_is_ours_is_not_forwarded() -> None:
+    names = ("host", "content-length", "connection", "accept-encoding", "upstash-signature", "transfer_encoding")
+    callback = [("upstash-callback", "https://a.test/"), ("upstash-callback-forward-host", "x")]
+
+    options = parse(*((f"upstash-forward-{name}", "x") for name in (*names, "a")), *callback)
+
+    assert options.headers == (("A", "x"),)
+    assert options.callback is not None
+    assert options.callback.options.headers == ()
 
 
 def test_overrides_replace_what_they_name_and_end_the_wait() -> None:

@@ -58,7 +58,7 @@ async def deliver(attempt: Attempt, body: bytes, profile: Profile, means: Means)
     try:
         request = _request(attempt, body, profile.keys, means)
         faults.reached(Point.BEFORE_FIRST_BYTE)
-        reply = await means.egress.send(request, profile.destinations)
+        reply = await means.egress.send(request, profile.destinations, tenant_id=attempt.message.tenant_id)
         faults.reached(Point.AFTER_RESPONSE)
     except InvalidDestination as error:
         reply = NoResponse(str(error))

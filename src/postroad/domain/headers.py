@@ -47,12 +47,6 @@ _NOT_FOLLOWING = frozenset(
         # What proxies on the way to us say of the caller and of themselves.
         "forwarded",
         "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-prefix",
-        "x-forwarded-proto",
-        "x-forwarded-server",
         "x-real-ip",
     }
 )
@@ -146,7 +140,10 @@ def following(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [
         (name, value)
         for name, value in fields
-        if name not in _NOT_FOLLOWING and name not in for_us and is_forwardable(name)
+        if name not in _NOT_FOLLOWING
+        and not name.startswith("x-forwarded-")
+        and name not in for_us
+        and is_forwardable(name)
     ]
 
 

@@ -72,15 +72,15 @@ class Policy:
         An IPv6 address that carries IPv4 addresses is judged by what it carries: refused if any of that is refused.
         Metadata services, multicast and unspecified addresses are refused under every policy.
         """
-        faces = _faces(address)
-        for face in faces:
+        found = faces(address)
+        for face in found:
             if kind := _kind(face, NEVER):
                 return f"endpoint resolves to {kind} address: {address}"
-        if self.refused and self._is_refused(host, port, (address, *faces)):
+        if self.refused and self._is_refused(host, port, (address, *found)):
             return f"endpoint is on the list of what is refused: {address} ({self.setting} refuses it)"
         if any(rule.covers(host, port) for rule in self.hosts):
             return None
-        for face in faces:
+        for face in found:
             if objection := self._objection(face, port):
                 return f"endpoint {objection}: {address} ({self.setting} can allow it)"
         return None
@@ -187,7 +187,7 @@ def _kind(address: Address, table: tuple[tuple[Network, str], ...]) -> str | Non
     return next((kind for network, kind in table if address in network), None)
 
 
-def _faces(address: Address) -> tuple[Address, ...]:
+def faces(address: Address) -> tuple[Address, ...]:
     """Every address that a packet to this one may end at, once tunnels and translators have had it."""
     if isinstance(address, IPv4Address):
         return (address,)

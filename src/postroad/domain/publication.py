@@ -210,9 +210,9 @@ def _read(draft: _Draft, suffix: str, value: str, limits: Limits, path: str) -> 
             pair = canonical(check_name(name)), check_value(value)
         except InvalidValue as error:
             raise InvalidField(f"{path}Forward-{canonical(name)}", error.value, error.expected) from None
-        if not is_forwardable(name):
-            raise InvalidField(f"{path}Forward-{canonical(name)}", value, "a header that may be forwarded")
-        draft.headers.append(pair)
+        # Dropped rather than refused: SDKs forward every header of the request that they were called with.
+        if is_forwardable(name):
+            draft.headers.append(pair)
     elif suffix == "callback" or suffix.startswith("callback-"):
         draft.callback.append((suffix[9:], value))
     elif suffix == "failure-callback" or suffix.startswith("failure-callback-"):

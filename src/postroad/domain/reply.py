@@ -12,7 +12,8 @@ Headers = tuple[tuple[str, str], ...]
 class Response:
     """A complete HTTP answer, whatever its status.
 
-    `body` is decoded from its content encoding and cut at the response cap; `cut` says that there was more.
+    `body` is cut at the response cap; `cut` says that there was more. A short one is decoded from gzip or deflate, and
+    then no header speaks of that.
     """
 
     status: int

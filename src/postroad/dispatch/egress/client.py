@@ -52,11 +52,12 @@ class Egress:
         self._ssl_context = ssl_context
         self._closed = False
 
-    async def send(self, request: OutgoingRequest, policy: str | None = None) -> Reply:
+    async def send(self, request: OutgoingRequest, policy: str | None = None, *, tenant_id: int = 0) -> Reply:
         """What the destination answered, or why it did not. Raises nothing but CancelledError.
 
         `policy` says where the tenant's requests may go; None is the node's policy. A connection is used again only
-        under the policy that allowed it.
+        under the policy that allowed it, and for the same tenant: a destination that takes the body of a request for
+        another request would have one tenant's answer come to the other.
 
         A request that met a connection which the destination had closed in the gap, and which brought no byte of an
         answer, is sent once more on a fresh connection. The first copy may have been read all the same; that is within
@@ -68,11 +69,11 @@ class Egress:
             return NoResponse(str(error))
         url = request.url
         deadline = asyncio.get_running_loop().time() + request.timeout
-        place = (url.scheme, url.host, url.port, policy)
+        place = (url.scheme, url.host, url.port, policy, tenant_id)
         connection = self._pool.take(place)
         while True:
             if connection is None:
-                dialled = await self._connection(request, place, deadline)
+                dialled = await self._connection(request, place, policy, deadline)
                 if isinstance(dialled, NoResponse):
                     return dialled
                 connection = dialled
@@ -100,9 +101,10 @@ class Egress:
         await self._pool.close()
         self._deadlines.stop()
 
-    async def _connection(self, request: OutgoingRequest, place: Place, deadline: float) -> Connection | NoResponse:
+    async def _connection(
+        self, request: OutgoingRequest, place: Place, policy: str | None, deadline: float
+    ) -> Connection | NoResponse:
         url = request.url
-        *_, policy = place
         if self._closed:
             return NoResponse("the server is shutting down")
         try:

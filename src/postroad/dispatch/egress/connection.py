@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
         "reused",
     )
 
-    def __init__(self, place: tuple[str, str, int, str | None], owner: Owner, limits: ResponseLimits) -> None:
+    def __init__(self, place: tuple[str, str, int, str | None, int], owner: Owner, limits: ResponseLimits) -> None:
         self.place = place
         self.reused = False
         self.born_at = self.free_since = 0.0

@@ -6,8 +6,8 @@ import asyncio
 
 from postroad.dispatch.egress.connection import Connection
 
-Place = tuple[str, str, int, str | None]
-"""Scheme, host and port, and the policy of a tenant under which the connection was allowed."""
+Place = tuple[str, str, int, str | None, int]
+"""Scheme, host and port, the policy under which the connection was allowed, and the tenant that it is for."""
 
 MAX_AGE = 300.0
 """Seconds after which a connection is not used again, so that a destination that moves in the DNS is followed."""

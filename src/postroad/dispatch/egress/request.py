@@ -44,6 +44,10 @@ class OutgoingRequest:
     timeout: float
 
 
+MOST_REMEMBERED = 24
+"""Names of one request: publishers choose them, and lists of the longest would fill the memory."""
+
+
 class UnwritableError(ValueError):
     """A request that cannot be written as HTTP/1.1 without changing its meaning."""
 
@@ -56,7 +60,8 @@ def head(request: OutgoingRequest) -> bytes:
     """
     url, body = request.url, request.body
     names, values = zip(*request.headers, strict=True) if request.headers else ((), ())
-    frame, controls = _frame(request.method, names, bool(body))
+    frame_of = _remembered_frame if len(names) <= MOST_REMEMBERED else _frame
+    frame, controls = frame_of(request.method, names, bool(body))
     parts = frame.copy()
     if body:
         parts[1::2] = (url.target, url.authority, *values, str(len(body)))
@@ -72,7 +77,6 @@ def head(request: OutgoingRequest) -> bytes:
     return written
 
 
-@lru_cache(maxsize=1024)
 def _frame(method: str, names: tuple[str, ...], has_body: bool) -> tuple[list[str], int]:
     """The head around the target, the authority, the values and the length of a body, each an empty text in its place.
 
@@ -97,6 +101,9 @@ def _frame(method: str, names: tuple[str, ...], has_body: bool) -> tuple[list[st
     frame = [""] * (2 * len(texts) - 1)
     frame[::2] = texts
     return frame, 2 * "".join(texts).count("\r\n")
+
+
+_remembered_frame = lru_cache(maxsize=1024)(_frame)
 
 
 def _culprit(headers: Sequence[tuple[str, str]]) -> UnwritableError:

@@ -172,23 +172,12 @@ class ResponseReader:
             body = bytes(memoryview(body)[: self._keep])
         self._body, self._head = b"", []
         reply = Response(self._status, headers, body, self._cut)
-        for name, coding in headers:
-            if len(name) == 16 and name.lower() == "content-encoding":
-                reply = self._decoded(reply, coding)
-                break
-        if self._taken or len(reply.body) > self._ample:
+        if self._taken or len(body) > self._ample:
             self._hand_over(reply)
+        for name, _ in headers:
+            if len(name) == 16 and name.lower() == "content-encoding":
+                return reply if self._cut else _decoded(reply, self._ample)
         return reply
-
-    def _decoded(self, reply: Response, coding: str) -> Response:
-        headers, body = reply.headers, reply.body
-        most = self._ample if self._is_crowded() else self._limits.max_body_bytes
-        plain = decoded(body, coding, most, cut=self._cut)
-        if plain is None:
-            return reply
-        # Those two described the body as it travelled.
-        kept = tuple([pair for pair in headers if pair[0].lower() not in ("content-encoding", "content-length")])
-        return Response(self._status, kept, *plain)
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -274,3 +263,14 @@ class ResponseReader:
 
     def _too_large(self) -> str:
         return f"more than {self._limits.max_header_bytes} bytes of headers"
+
+
+def _decoded(reply: Response, max_bytes: int) -> Response:
+    """The answer with its body decoded, if that is short: a few bytes must not become megabytes here."""
+    coding = ",".join([value for name, value in reply.headers if name.lower() == "content-encoding"])
+    plain = decoded(reply.body, coding, max_bytes)
+    if plain is None:
+        return reply
+    # Those two described the body as it travelled.
+    kept = tuple([pair for pair in reply.headers if pair[0].lower() not in ("content-encoding", "content-length")])
+    return Response(reply.status, kept, plain)
