@@ -219,6 +219,21 @@ async def test_what_falls_due_next_needs_no_poll(
     assert arrived == message_ids
 
 
+async def test_the_connections_of_a_burst_are_kept_for_the_next(server: Running, receiver: Receiver) -> None:
+    burst = 300
+    done = asyncio.Event()
+    receiver.script("/", hold(done))
+    answer = await server.http.post("/v2/batch", json=[{"destination": receiver.url(), "body": "{}"}] * burst)
+    assert answer.status_code == 200
+    await receiver.wait_for_connections(burst)
+
+    done.set()
+    assert server.node.dispatcher is not None
+    await server.node.dispatcher.drain()
+
+    assert receiver.open_connections == burst
+
+
 async def test_not_before_in_the_past_means_now_and_wins_over_a_delay(server: Running, receiver: Receiver) -> None:
     await server.publish(receiver.url(), Upstash_Not_Before="1000000000", Upstash_Delay="1d")
 

@@ -21,6 +21,17 @@ UPGRADE: tuple[str, ...] = (
 )
 
 DOWNGRADE: tuple[str, ...] = (
+    # Without data keys what is sealed is lost, and without the column it is delivered as if it were what was published.
+    """
+    do $$
+    begin
+      lock table data_keys in access exclusive mode;
+      if exists (select from data_keys) then
+        raise exception 'secrets in this database are sealed: it cannot go back to a schema without data keys';
+      end if;
+    end
+    $$
+    """,
     *(f"alter table {table} drop column sealed" for table in SEALED),
     "drop table data_keys",
 )

@@ -67,11 +67,13 @@ class Node:
             limits=limits,
             deduplication_window=settings.deduplication_window,
             llm_url=settings.llm_url,
-            tenancy=tenancy,
         )
         self._egress = Egress(
             resolver,
             max_response_bytes=settings.max_response_bytes,
+            # As many as one destination may have in use, and as many as there may be: a burst dials once.
+            max_idle_per_destination=-(-settings.slots // 2),
+            max_idle=settings.slots,
             ssl_context=tls_context(str(settings.ca_file) if settings.ca_file else None),
             proxy=parse_proxy(settings.egress_proxy.get_secret_value()) if settings.egress_proxy else None,
         )

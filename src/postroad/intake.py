@@ -12,9 +12,10 @@ from itertools import count
 from typing import Protocol
 
 from postroad import faults
+from postroad.domain.destination import Url
 from postroad.domain.message import IMMEDIATELY, After, Attempt, NotBefore, StoredMessage
 from postroad.domain.publication import Publication
-from postroad.domain.tenant import TenantId
+from postroad.domain.tenant import Caller, TenantId
 from postroad.errors import DatabaseUnavailable, IntakeFull, OutcomeUnknown, PostroadError, Refused, Unavailable
 from postroad.faults import Point
 from postroad.publish import Published, Publisher
@@ -22,6 +23,7 @@ from postroad.quota import Quota
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import TRAVELLING_BODY_BYTES, NewMessage, Stored
 from postroad.store.queues import admit
+from postroad.turns import Turns
 
 GROUP_MESSAGES = 500
 GROUP_BYTES = 8 * 1024 * 1024
@@ -95,28 +97,33 @@ class Intake:
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
 
-    async def publish(self, tenant_id: TenantId, publication: Publication) -> Published:
+    async def publish(self, caller: Caller, publication: Publication) -> Published:
         """Store one publication. Returns after the commit; raises what refused it."""
-        [answer] = await self.publish_all(tenant_id, [publication])
+        [answer] = await self.publish_all(caller, [publication])
         if isinstance(answer, PostroadError):
             raise answer
         return answer
 
-    async def publish_all(
-        self, tenant_id: TenantId, publications: Sequence[Publication]
-    ) -> list[Published | PostroadError]:
+    async def publish_all(self, caller: Caller, publications: Sequence[Publication]) -> list[Published | PostroadError]:
         """Store publications, all in one transaction. Returns after the commit; raises what refused them.
 
         Only what the database refuses is answered one by one: the others are stored then, in transactions of their own.
         If the database goes away in the midst of that, all of it counts as not acknowledged, though some is stored.
         """
-        unknown = {url.host: url for one in publications for url in self._publisher.unknown_urls(one)}
+        tenant_id = caller.tenant_id
+        turns = Turns()
+        unknown: dict[str, Url] = {}
+        for one in publications:
+            unknown |= {url.host: url for url in self._publisher.unknown_urls(one)}
+            await turns.step()
         if unknown:
             await self._publisher.look_up(list(unknown.values()))
         if queues := {(tenant_id, one.options.queue) for one in publications if one.options.queue is not None}:
             await self._admit(tenant_id, queues)
-        policy = await self._publisher.policy(tenant_id)
-        news = [self._publisher.message(tenant_id, one, policy=policy) for one in publications]
+        news = []
+        for one in publications:
+            news.append(self._publisher.message(tenant_id, one, policy=caller.destinations))
+            await turns.step()
         if self._quota is not None and news and self._quota.is_limited(tenant_id):
             self._refuse_when_full(news)
             await self._quota.take(tenant_id, len(news))

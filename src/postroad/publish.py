@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,6 @@ from postroad.store import url_groups
 from postroad.store.deliveries import Place
 from postroad.store.engine import Connection
 from postroad.store.messages import NewMessage, Stored, insert
-from postroad.tenancy import Tenancy
 
 LOOK_UP_S = 2.0
 """How long a publisher waits for the name server at most."""
@@ -50,11 +49,9 @@ class Publisher:
         limits: Limits,
         deduplication_window: timedelta,
         llm_url: str | None = None,
-        tenancy: Tenancy | None = None,
     ) -> None:
         self._clock = clock
         self._resolver = resolver
-        self._tenancy = tenancy
         self._limits = limits
         self._window = deduplication_window
         self._llm_url = llm_url
@@ -110,13 +107,6 @@ class Publisher:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_UP_S):
                 await asyncio.gather(*(self._resolver.resolve(url) for url in urls))
-
-    async def policy(self, tenant_id: TenantId) -> str | None:
-        """Where this tenant's messages may go, in the words of its operator; None is the policy of this node."""
-        if self._tenancy is None:
-            return None
-        profile = self._tenancy.known_profile(tenant_id) or await self._tenancy.profile(tenant_id)
-        return profile.destinations
 
     async def vet_url(self, text: str, *, field: str, policy: str | None) -> None:
         """Refuse a URL that an attempt under this policy would refuse. Raises `InvalidDestination`."""
@@ -197,10 +187,18 @@ class Publisher:
                 raise InvalidDestination(reason, field=field)
 
 
+def callback_urls(options: Options, prefix: str = "Upstash-") -> Iterator[tuple[str, str]]:
+    """The URLs of a message's callbacks, of their callbacks and so on, each with the header that names it."""
+    for name, report in (("Callback", options.callback), ("Failure-Callback", options.failure_callback)):
+        if report is not None:
+            yield report.url, prefix + name
+            yield from callback_urls(report.options, f"{prefix}{name}-")
+
+
 def _callback_urls(options: Options) -> Sequence[Url]:
     if options.callback is None and options.failure_callback is None:
         return ()
-    return [parse_url(report.url) for report in (options.callback, options.failure_callback) if report is not None]
+    return [parse_url(url) for url, _ in callback_urls(options)]
 
 
 def _url(destination: str) -> Url:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import socket
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from postroad.domain.ids import random_text
+from postroad.joined_writes import JoinedWrites
 
 if TYPE_CHECKING:
     from postroad.api.door import App
@@ -36,7 +38,9 @@ _NOT_HTTP = (
     "and at destinations that are not percent-encoded ASCII"
 )
 _MOST_DESCRIPTORS = 65_536
-_CANDIDATES = 32
+_FULL = "the server is at capacity, try again later"
+_CANDIDATES = 256
+_MOST_LEAVING = 1_000
 _SILENT_S = 60
 
 _log = logging.getLogger(__name__)
@@ -106,30 +110,48 @@ class Watch:
         self.patience = patience
         self.now = 0
         self._silent_until = 0
-        self._connections: set[_Protocol] = set()
+        self._connections: OrderedDict[_Protocol, None] = OrderedDict()
+        self._leaving: set[_Protocol] = set()
 
     def tick(self) -> None:
         """A second has passed."""
         self.now += 1
-        for connection in list(self._connections):
+        for connection in (*self._connections, *self._leaving):
             connection.look()
 
     def enter(self, connection: _Protocol) -> None:
         """A connection was made. When there are too many, one that waits for its client gives way to it.
 
-        So whoever opens many and says nothing loses them to those who have something to say.
+        So whoever opens many and says nothing loses them to those who have something to say. Where none of some waits,
+        the new one is told to come again later.
         """
-        self._connections.add(connection)
-        if len(self._connections) > self.patience.connections:
-            if self.now >= self._silent_until:
-                self._silent_until = self.now + _SILENT_S
-                _log.warning("more than %d clients are connected: those give way that wait", self.patience.connections)
-            some = [one for one in islice(self._connections, _CANDIDATES) if one.is_waiting and one is not connection]
-            min(some, key=lambda one: one.since, default=connection).end()
+        self._connections[connection] = None
+        if len(self._connections) <= self.patience.connections:
+            return
+        if self.now >= self._silent_until:
+            self._silent_until = self.now + _SILENT_S
+            _log.warning("more than %d clients are connected: those give way that wait", self.patience.connections)
+        leaver = self._one_that_waits(connection)
+        if leaver is None:
+            leaver = connection
+            connection.turn_away()
+        if leaver is not connection or len(self._leaving) >= _MOST_LEAVING:
+            leaver.end()
+        del self._connections[leaver]
+        self._leaving.add(leaver)
 
     def leave(self, connection: _Protocol) -> None:
         """A connection was lost."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
+        self._leaving.discard(connection)
+
+    def _one_that_waits(self, newcomer: _Protocol) -> _Protocol | None:
+        """Of some connections that have not been looked at for longest, the one that has waited longest."""
+        some = list(islice(self._connections, _CANDIDATES))
+        for one in some:
+            self._connections.move_to_end(one)
+        waiting = [one for one in some if one.is_waiting and one is not newcomer]
+        return min(waiting, key=lambda one: one.since, default=None)
 
 
 class _Reading(Enum):
@@ -164,8 +186,13 @@ class _Protocol(HttpToolsProtocol):
         """Whether nothing is under way but what the client has yet to say."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the next request has come, though not all of its head."""
+        return self._unused_bytes > 0
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._watch.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -196,10 +223,7 @@ class _Protocol(HttpToolsProtocol):
         head = b"POST / HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in framing) + b"\r\n"
         self.parser = httptools.HttpRequestParser(self)
         self._stays = True
-        try:
-            self.parser.feed_data(head)
-        except httptools.HttpParserError:  # A framing that nobody knows, which the parser did not look at before.
-            self._refuse(400, _NOT_HTTP)
+        self.parser.feed_data(head)
         self._stays = False
         self.data_received(rest)
 
@@ -218,6 +242,8 @@ class _Protocol(HttpToolsProtocol):
             self._refuse(431, "the request has too many headers")
         elif len(self.pipeline) >= MOST_PIPELINED:
             self._refuse(429, "too many requests of this connection wait for their answers")
+        elif any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            self._refuse(400, "no transfer coding but chunked is understood")
         if self._reading is _Reading.NOTHING:
             raise _EndedError
         self._reading = _Reading.BODY
@@ -255,11 +281,18 @@ class _Protocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._reading is _Reading.HEAD:
             if waited >= self._patience.head and self.is_waiting:
-                self._refuse(408, "the head of the request did not arrive in time")
+                if self.has_begun:
+                    self._refuse(408, "the head of the request did not arrive in time")
+                else:
+                    self.end()  # Opened ahead: an answer to no request would be taken for that of the next.
         elif self._reading is _Reading.BODY:
             self._look_at_body(waited)
         elif waited >= self._patience.idle and self.is_waiting:
             self.end()
+
+    def turn_away(self) -> None:
+        """Say that there is no room, without waiting for a request."""
+        self._refuse(503, _FULL, "Retry-After: 1\r\n")
 
     def end(self) -> None:
         """Close the connection as soon as what was written has been sent, which must be soon."""
@@ -296,7 +329,7 @@ class _Protocol(HttpToolsProtocol):
             self.since = self._watch.now  # It has not had its answer yet.
         return self._watch.now - self._unsent_since >= self._patience.stalled
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, status: int, reason: str, fields: str = "") -> None:
         """Answer, read no more, and let the client find the answer before the connection is closed."""
         if self._reading is _Reading.NOTHING or self.transport.is_closing():
             return
@@ -306,7 +339,7 @@ class _Protocol(HttpToolsProtocol):
             self.transport.close()
             return
         body = orjson.dumps({"error": reason})
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n{fields}"
         head += f"Content-Length: {len(body)}\r\nX-Request-Id: {random_text('req_')}\r\nConnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
         # With what it still sends thrown away, and not with a reset, which could overtake the answer.
@@ -320,45 +353,6 @@ class _Protocol(HttpToolsProtocol):
 
 class _EndedError(Exception):
     """Stops the parser in the middle of what has arrived; never leaves this module."""
-
-
-class _JoinedWrites:
-    """A transport that sends what is written in one turn of the loop with one system call.
-
-    An ASGI response is at least two writes, its head and its body, and a write costs more than all that a publish does
-    in Python between parsing and storing.
-    """
-
-    __slots__ = ("_loop", "_pieces", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._pieces:
-            self._loop.call_soon(self._flush)
-        self._pieces.append(data)
-
-    def write_eof(self) -> None:
-        self._flush()
-        if not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._pieces:
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-            if not self._transport.is_closing():
-                self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 def _connections_that_fit() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from datetime import UTC, datetime, timedelta
 from json import dumps
@@ -15,7 +14,6 @@ from postroad.domain.outcome import Delivered, Outcome
 from postroad.domain.reply import NoResponse, Reply, Response
 
 _attempts = logging.getLogger("postroad.attempt")
-_DETAIL = re.compile(r"^DETAIL: .*$", re.MULTILINE)
 
 
 def configure(*, level: str, json: bool, deliveries: bool = False) -> None:
@@ -59,7 +57,22 @@ def attempt_ended(attempt: Attempt, reply: Reply, outcome: Outcome, duration: ti
 class _Text(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
         """Without what PostgreSQL adds to an error: it quotes the row, and with it bodies and headers."""
-        return _DETAIL.sub("DETAIL:  (not logged)", super().formatException(ei))
+        for error in _all_of(ei[1]):
+            if getattr(error, "sqlstate", None) and getattr(error, "detail", None):
+                error.detail = "(not logged)"  # type: ignore[attr-defined]  # of a class that only the store knows
+        return super().formatException(ei)
+
+
+def _all_of(error: BaseException | None) -> list[BaseException]:
+    """An error with those behind it, and those in it."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is not None and one not in found:
+            found.append(one)
+            left += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+    return found
 
 
 class _Json(_Text):

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from postroad.domain.tenant import Caller, Profile, SigningKeys, TenantId, token_hash
 from postroad.domain.tenant_settings import TenantSettings
 from postroad.domain.token import is_damaged
-from postroad.errors import PostroadError, Unauthenticated
+from postroad.errors import AlreadyExists, PostroadError, Unauthenticated
 from postroad.store import parallelism, tenants, tokens
 from postroad.store.engine import Connection, Database
 
@@ -150,12 +150,24 @@ class Tenancy:
             return await tenants.profile(connection, tenant_id)
 
 
+async def make_tenant(connection: Connection, name: str, settings: TenantSettings) -> TenantId:
+    """Make a tenant with what is set for it, all or nothing in the caller's transaction. Raises `AlreadyExists`."""
+    tenant_id = await tenants.add(connection, name)
+    if tenant_id is None:
+        raise AlreadyExists("tenant", name)
+    if columns := _columns(settings):
+        await tenants.change(connection, tenant_id, columns)
+    if (most := settings.get("parallelism")) is not None:
+        # Nobody publishes for it yet, so there is nothing to be gathered, and nothing to wait for.
+        await parallelism.limit(connection, tenant_id, int(most))
+    return tenant_id
+
+
 async def change_tenant(
     connect: Callable[[], AbstractAsyncContextManager[Connection]], tenant_id: TenantId, settings: TenantSettings
 ) -> None:
     """Set values for a tenant; None takes one away. Nodes go by it within `FRESH_FOR_S`, by a parallelism at once."""
-    columns = {name: value for name, value in settings.items() if name != "parallelism"}
-    if columns:
+    if columns := _columns(settings):
         async with connect() as connection:
             await tenants.change(connection, tenant_id, columns)
     if "parallelism" not in settings:
@@ -170,6 +182,11 @@ async def change_tenant(
     await asyncio.sleep(_WHILE_PUBLISHED_S)
     async with connect() as connection:
         await parallelism.gather(connection, tenant_id)
+
+
+def _columns(settings: TenantSettings) -> TenantSettings:
+    """What is a column of the tenant's row and no more: a parallelism is not."""
+    return {name: value for name, value in settings.items() if name != "parallelism"}
 
 
 @dataclass(slots=True, eq=False)
@@ -200,8 +217,10 @@ class _Fresh(Generic[K, V]):
         return key in self._values
 
     def put(self, key: K, value: V) -> None:
+        # Anew at the end: what goes when there are too many is what nobody has asked for, and not all at once.
+        self._values.pop(key, None)
         if len(self._values) >= _REMEMBERED:
-            self._values.clear()
+            del self._values[next(iter(self._values))]
         self._values[key] = (monotonic() + FRESH_FOR_S, value)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from base64 import b64encode
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -248,6 +251,33 @@ async def test_bulk_cancel_honours_filters_and_count(server: Running, receiver: 
     assert await cancel() == 5
 
 
+@pytest.mark.parametrize("path", ["/v2/messages/", "/v2/messages/%2F", "/v2/messages/%2f/", "/v2/messages?count="])
+async def test_what_was_left_empty_by_mistake_cancels_nothing(server: Running, receiver: Receiver, path: str) -> None:
+    message_id = await server.publish(receiver.url(), Upstash_Delay="1h")
+
+    assert (await server.http.delete(path)).status_code == 400
+
+    assert (await server.http.get(f"/v2/messages/{message_id}")).status_code == 200
+
+
+@pytest.mark.parametrize("count", [None, "", [], 0, -1, "all"])
+async def test_a_count_that_bounds_nothing_cancels_nothing(server: Running, receiver: Receiver, count: Any) -> None:
+    await server.publish(receiver.url(), Upstash_Delay="1h")
+
+    refused = await server.http.request("DELETE", "/v2/messages", json={"count": count})
+
+    assert (refused.status_code, "invalid count" in refused.json()["error"]) == (400, True)
+    assert (await server.http.delete("/v2/messages")).json() == {"cancelled": 1}
+
+
+@pytest.mark.parametrize("path", ["flowControl/%ff/pause", "flowControl/%ed%a0%80/pin?rate=1", "messages?label=%ff"])
+async def test_what_is_no_utf_8_is_refused_and_not_taken_for_something_else(server: Running, path: str) -> None:
+    answer = await server.http.request("DELETE" if "messages" in path else "POST", f"/v2/{path}")
+
+    assert (answer.status_code, "percent-encoded UTF-8" in answer.json()["error"]) == (400, True)
+    assert (await server.http.get("/v2/flowControl")).json() == []
+
+
 async def test_health_needs_no_token_and_tells_why_not(server: Running, connection: Connection) -> None:
     assert (await server.http.get("/v2/liveness", headers={"Authorization": ""})).text == "OK"
     assert (await server.http.get("/v2/readiness", headers={"Authorization": ""})).json() == {"ready": True}
@@ -265,6 +295,8 @@ async def test_the_documentation_loads_nothing_from_elsewhere(server: Running) -
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
         assert f"/docs/assets/{asset}" in page
         assert (await server.http.get(f"/docs/assets/{asset}")).status_code == 200
+    for other in ("__init__.py", "favicon-32x32.png", "", "../main.py", "%2e%2e/main.py"):
+        assert (await server.http.get(f"/docs/assets/{other}")).status_code == 404
     document = (await server.http.get("/openapi.json")).json()
     assert {"/v2/publish/{destination}", "/v2/dlq", "/v2/messages/{message_id}", "/v2/events"} <= set(document["paths"])
     assert any(
@@ -301,3 +333,50 @@ async def test_what_a_callback_repeats_of_a_redacted_message_is_not_to_be_seen_e
     for event in await server.events(url=receiver.url("/callback")):
         assert event["body"].startswith("REDACTED:")
         assert event["header"]["X-Own"][0].startswith("REDACTED:")
+    for event in await server.events(url=receiver.url("/x")):
+        assert event["callbackHeaders"]["X-Own"][0].startswith("REDACTED:")
+
+
+async def test_what_a_callback_hides_is_hidden_by_the_message_that_it_belongs_to(
+    server: Running, receiver: Receiver
+) -> None:
+    receiver.script("/bad", status(500))
+    headers = {
+        "Upstash-Failure-Callback": receiver.url("/callback"),
+        "Upstash-Failure-Callback-Redact-Fields": "header[Authorization]",
+        "Upstash-Failure-Callback-Forward-Authorization": "Bearer mine",
+        "Upstash-Failure-Callback-Forward-Seen": "seen",
+        "Upstash-Redact-Fields": "header[X]",
+        "Upstash-Forward-X": "x",
+    }
+    message_id = await server.publish(receiver.url("/bad"), Upstash_Retries="0", **headers)
+    waiting = await server.publish(receiver.url("/late"), Upstash_Delay="1d", **headers)
+    await server.http.post(
+        f"/v2/schedules/{receiver.url()}", headers=headers | {"Upstash-Cron": "0 0 1 1 *", "Upstash-Schedule-Id": "s"}
+    )
+    await server.settled(message_id, "FAILED")
+
+    shown = await server.dead_letters()
+    shown += [(await server.http.get(f"/v2/{path}")).json() for path in (f"messages/{waiting}", "schedules/s")]
+
+    assert len(shown) == 3
+    for one in shown:
+        assert one["header"]["X"][0].startswith("REDACTED:")
+        assert one["failureCallbackHeader"]["Seen"] == ["seen"]
+        hidden = sha256(b"Bearer mine").hexdigest()
+        assert one["failureCallbackHeader"]["Authorization"] == [f"REDACTED:{hidden}"]
+    assert (await receiver.next_request("/callback")).header("Authorization") == "Bearer mine"
+
+
+async def test_the_documentation_runs_no_script_but_its_own_and_nobody_frames_it(server: Running) -> None:
+    answer = await server.http.get("/docs")
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    [inline] = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    digest = b64encode(sha256(inline.encode()).digest()).decode()
+
+    assert policy["script-src"] == f"'self' 'sha256-{digest}'"
+    assert (policy["default-src"], policy["connect-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+    assert "http" not in answer.headers["content-security-policy"]
+    assert answer.headers["referrer-policy"] == "no-referrer"  # a token may be in the address
+    for path in ("/docs", "/docs/assets/swagger-ui.css", "/openapi.json", "/v2/keys", "/v2/nothing"):
+        assert (await server.http.get(path)).headers["x-content-type-options"] == "nosniff"

@@ -164,7 +164,7 @@ async def test_default_headers_are_set_shown_replaced_and_cleared(server: Runnin
         ({"X-Own": "3"}, "X-Own"),
         ({"Upstash-Delay": "10s", "Upstash-Timeout": "long"}, "Upstash-Timeout"),
         ({"Upstash-Callback": "nowhere"}, "Upstash-Callback"),
-        ({"Upstash-Forward-Host": "a"}, "Upstash-Forward-Host"),
+        ({"Upstash-Forward-X": "a\u0000b"}, "Upstash-Forward-X"),
         ({"Content-Type": "a\u0000b"}, "Content-Type"),
         (None, "headers"),
         ([], "headers"),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -40,6 +41,8 @@ from postroad.domain.retry_expression import parse_retry_expression, stored_expr
 from postroad.domain.schedule import due, next_tick, parse_schedule_id
 from postroad.domain.url_group import parse_default_headers, parse_endpoint, parse_group_name
 from postroad.errors import InvalidValue, PostroadError, Refused
+
+T = TypeVar("T")
 
 NOW = datetime(2026, 11, 22, 12, 34, 56, 789_000, tzinfo=UTC)
 LIMITS = Limits()
@@ -236,12 +239,22 @@ def query(text: str) -> object:
         count = given.take_int("count", default=10, least=1, most=2**31)
         assert 1 <= count <= 2**31
         given.take_flag("async")
-        filters = given.take_filters()
+        filters = _result(given.take_filters())
         given.end()
     except Refused:
         return None
     assert all("\0" not in value for values in filters.values.values() for value in values)
     return filters
+
+
+def _result(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives that waits for nothing but its turn."""
+    while True:
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def retry_after(text: str) -> object:

@@ -52,6 +52,11 @@ async def failure_callback(client: RawClient, url: str) -> int:
     return await _with_header(client, FAIL, "upstash-failure-callback", url)
 
 
+async def callback_of_a_callback(client: RawClient, url: str) -> int:
+    callbacks = f"upstash-callback={quote(FAIL, safe='')}&upstash-callback-failure-callback={quote(url, safe='')}"
+    return await client.post(f"/v2/publish/{OK}?{callbacks}".encode())
+
+
 async def schedule(client: RawClient, url: str) -> int:
     headers = [(b"Upstash-Cron", b"* * * * *"), (b"Upstash-Schedule-Id", b"s%d" % next(_numbers))]
     return await client.post(b"/v2/schedules/" + _target(url), headers)
@@ -69,6 +74,7 @@ WAYS: Sequence[Way] = (
     url_group,
     callback,
     failure_callback,
+    callback_of_a_callback,
     schedule,
     schedule_callback,
 )

@@ -147,14 +147,9 @@ def _is_odd(value: str) -> bool:
 
 def must_be_refused(one: HeaderSet) -> bool:
     """Whether the set asks for what no request may hold."""
-    if one.way == "header forward":
-        headers = _following(one.headers)
-        if any(_is_no_name(name) for name, _ in headers):
-            return True
-    else:
-        headers = one.headers
-        if any(_is_no_name(name) or _is_not_forwarded(name) for name, _ in headers):
-            return True
+    headers = _following(one.headers) if one.way == "header forward" else one.headers
+    if any(_is_no_name(name) for name, _ in headers):
+        return True
     if any(_is_odd(value) or len(value.strip(" \t")) > 8192 for _, value in headers):
         return True
     kept = _asked_for(one)
@@ -181,8 +176,11 @@ def _following(headers: Pairs) -> Pairs:
 
 
 def _asked_for(one: HeaderSet) -> Pairs:
-    """The headers that are to arrive, with lower-case names."""
-    headers = _following(one.headers) if one.way == "header forward" else one.headers
+    """The headers that are to arrive, with lower-case names. What frames the request or is ours is passed over."""
+    if one.way == "header forward":
+        headers = _following(one.headers)
+    else:
+        headers = [pair for pair in one.headers if not _is_not_forwarded(pair[0])]
     plain = [(name.lower(), value.strip(" \t")) for name, value in headers]
     last = {name: place for place, (name, _) in enumerate(plain)}
     return [pair for place, pair in enumerate(plain) if pair[0] not in _SINGLE or last[pair[0]] == place]

@@ -1,7 +1,8 @@
 """Looks for secrets in whatever the processes of a test run log: the test's own one, and those that it starts.
 
 What counts as a secret goes by its shape, so that no test has to say which ones it uses: tokens, signing keys,
-signatures, passwords in URLs, and canaries. A process that is started without PYTHONPATH is not seen.
+signatures, passwords in URLs, and canaries. A process that is started also knows its own settings; one that is started
+without PYTHONPATH is not seen.
 """
 
 from __future__ import annotations

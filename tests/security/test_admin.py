@@ -179,6 +179,38 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(
     assert await stored() == before
 
 
+async def test_of_several_who_make_a_tenant_at_once_one_does(admin: Administrator) -> None:
+    answers = await asyncio.gather(*(admin("POST", json={"name": "acme", "maxCallsPerSecond": n}) for n in range(5)))
+
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409, 409]
+    [made] = [answer.json() for answer in answers if answer.status_code == 201]
+    assert (await admin("GET", "/acme")).json() == made
+
+
+async def test_a_tenant_is_made_with_all_that_is_set_for_it_or_not_at_all(
+    admin: Administrator, connection: Connection
+) -> None:
+    everything = {
+        "failureCallback": "http://127.0.0.1:9/failed",
+        "parallelism": 5,
+        "destinations": "any",
+        "maxCallsPerSecond": 7,
+        "maxMessagesPerDay": 1_000,
+    }
+    await connection.execute("alter table flow_keys add constraint none_today check (key <> '')")
+    refused = await admin("POST", json={"name": "acme", **everything})
+    assert not refused.is_success
+    assert (await admin("GET", "/acme")).status_code == 404
+    await connection.execute("alter table flow_keys drop constraint none_today")
+
+    made = await admin("POST", json={"name": "acme", **everything})
+
+    assert made.status_code == 201
+    assert made.json().items() >= everything.items()
+    limits = await admin.server.http.get("/v2/globalParallelism", headers=bearer(await admin.token("acme")))
+    assert limits.json()["parallelismMax"] == 5
+
+
 async def test_a_token_is_shown_once_and_its_hash_never(admin: Administrator, connection: Connection) -> None:
     await admin("POST", json={"name": "acme"})
     made = await admin("POST", "/acme/tokens", json={"name": "the shop", "access": "publish-only", "expiresIn": "90d"})
@@ -312,6 +344,19 @@ async def test_a_parallelism_is_one_of_all_nodes_when_it_is_answered(admin: Admi
     assert (await admin("PATCH", "/default", json={"parallelism": 2})).status_code == 200
 
     assert (await admin.server.http.get("/v2/globalParallelism")).json()["parallelismMax"] == 2
+
+
+async def test_of_changes_at_once_no_half_of_one_meets_half_of_another(
+    admin: Administrator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenancy, "_WHILE_PUBLISHED_S", 0.0)
+
+    for _ in range(10):
+        await asyncio.gather(*(admin("PATCH", "/default", json={"parallelism": most}) for most in (1, None) * 4))
+
+        is_limited = await connection.fetchval("select parallelism is not null from tenants where id = $1", TENANT)
+        is_pinned = "select parallelism_pinned from flow_keys where tenant_id = $1 and key = ''"
+        assert await connection.fetchval(is_pinned, TENANT) == is_limited
 
 
 async def test_keys_are_not_rotated_twice_before_receivers_can_know(serve: Serve, connection: Connection) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,13 +25,15 @@ import psutil
 import pytest
 
 from postroad import telemetry
+from postroad.errors import Misconfigured
 from postroad.store import embedded
-from postroad.store.engine import Connection
+from postroad.store.engine import Connection, Database, DataRefused, connected
 from postroad.vault import parse_master_keys
 from tests.conftest import eventually
 from tests.moods import garbage, hang_up, never, raw, redirect, status
 from tests.receiver import Receiver
 from tests.security.canary import Canaries, a_canary
+from tests.security.log_watch import LogWatch
 
 POSTROAD = Path(sys.executable).with_name("postroad")
 
@@ -119,7 +122,8 @@ def cluster() -> Iterator[embedded.EmbeddedPostgres]:
     memory = Path("/dev/shm")
     directory = Path(tempfile.mkdtemp(prefix="postroad-canaries-", dir=memory if memory.is_dir() else None))
     directory.chmod(0o755)
-    server = embedded.start(directory, extra_settings={"log_statement": "all", "log_min_error_statement": "info"})
+    loud = {"log_statement": "all", "log_min_error_statement": "info", "log_error_verbosity": "default"}
+    server = embedded.start(directory, extra_settings=loud)
     yield server
     embedded.stop(server)
     shutil.rmtree(directory)
@@ -199,8 +203,8 @@ async def make_mistakes(http: httpx.AsyncClient, receiver: Receiver, secret: dic
         {"Upstash-Method": refused},
         {"Upstash-Callback": refused},
         {"Upstash-Redact-Fields": refused},
-        {"Upstash-Forward-Transfer-Encoding": refused},
-        {"Upstash-Forward-Host": refused},
+        {"Upstash-Timeout": refused},
+        {"Upstash-Flow-Control-Key": "key", "Upstash-Flow-Control-Value": refused},
         {"Upstash-Cron": refused},
         {"Upstash-Not-Before": refused},
         {"Upstash-Flow-Control-Key": refused},
@@ -355,16 +359,99 @@ async def dump(stage: Stage) -> bytes:
 
 
 @pytest.mark.parametrize("formatter", [telemetry._Text(), telemetry._Json()])
+@pytest.mark.parametrize("where", ["alone", "in a group", "behind another"])
 async def test_what_postgres_quotes_of_a_row_is_not_logged(
-    formatter: logging.Formatter, connection: Connection
+    formatter: logging.Formatter, connection: Connection, where: str
 ) -> None:
     secret = a_canary("row")
-    await connection.execute("create table t (secret text, one int not null)")
+    await connection.execute("create table t (one int not null, secret text)")
     with pytest.raises(asyncpg.NotNullViolationError, match=secret) as refused:
-        await connection.execute(f"insert into t values ('{secret}', null)")
-    record = logging.LogRecord("x", logging.ERROR, "", 0, "it failed", None, refused._excinfo)
+        await connection.execute(f"insert into t values (null, 'one line\n\n{secret}')")
+    error: Exception = refused.value
+    if where == "in a group":
+        error = ExceptionGroup("of a task group", [error])
+    elif where == "behind another":
+        error = RuntimeError("because of")
+        error.__context__ = refused.value
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "it failed", None, (type(error), error, None))
 
     line = formatter.format(record)
 
     assert "NotNullViolationError" in line
     assert secret not in line
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_known"),
+    [
+        ("insert into t values ($1::text)", "t_secret_check"),
+        ("select $1::text::int", "InvalidTextRepresentation"),
+        ("select $1::int", "argument $1"),
+        ("select $1::timestamptz", "argument $1"),
+    ],
+)
+async def test_what_the_database_refuses_is_named_and_not_quoted(
+    database: Database, statement: str, is_known: str
+) -> None:
+    secret = a_canary("value")
+    async with database.connection() as connection:
+        await connection.execute("create table t (secret text check (length(secret) < 5))")
+
+    with pytest.raises(DataRefused) as refused:
+        async with database.connection() as connection:
+            await connection.execute(statement, secret)
+
+    assert is_known in str(refused.value)
+    assert secret[:10] not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:{}/and+more@127.0.0.1:1/db",
+        "postgresql://u:{}#and-more@127.0.0.1:1/db",
+        "postgresql://u:{}?and-more@127.0.0.1:1/db",
+        "postgresql://u:{}\u2100@127.0.0.1:1/db",
+        "postgresql://u:[{}@127.0.0.1:1/db",
+        "postgresql://u:{}@127.0.0.1:1/db",
+        "postgresql://u:p@127.0.0.1:{}/db",
+        "postgresql://u:{}@@127.0.0.1:1/db",
+        "{}",
+    ],
+)
+async def test_nobody_is_told_the_password_of_a_database_that_cannot_be_reached(url: str) -> None:
+    secret = a_canary("password")
+
+    with pytest.raises(Misconfigured, match="cannot connect to the database") as by_command:
+        await connected(url.format(secret)).__aenter__()
+    with pytest.raises(Misconfigured, match="cannot connect to the database") as by_node:
+        await Database.connect(url.format(secret))
+
+    for refused in (by_command, by_node):
+        assert secret not in str(refused.value)
+
+
+def test_a_secret_in_the_log_is_found(log_watch: LogWatch) -> None:
+    for secret in (a_canary("log"), f"Bearer {a_canary('log')}", "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r", "pr_" + "a" * 43):
+        logging.getLogger("postroad.test").error("a line with %s in it", secret)
+
+        [line] = log_watch.found()
+
+        assert secret in line
+    assert log_watch.found() == []
+
+
+def test_a_secret_in_the_log_of_another_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ | {"POSTROAD_TOKEN": "of no shape at all"})
+    make, level = logging.getLogRecordFactory(), logging.getLogger("postroad").level
+    watch = LogWatch(everywhere=True)
+    try:
+        for said in (a_canary("log"), "the token is 'of no shape at all'", "nothing secret"):
+            code = f"import logging; logging.error('%s', {said!r})"
+            subprocess.run([sys.executable, "-c", code], env=os.environ, check=True, stderr=subprocess.DEVNULL)
+
+            assert len(watch.found()) == (said != "nothing secret")
+    finally:
+        watch.close()
+        logging.setLogRecordFactory(make)
+        logging.getLogger("postroad").setLevel(level)

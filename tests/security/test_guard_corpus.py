@@ -17,6 +17,7 @@ WAYS = {
     "url_group",
     "callback",
     "failure_callback",
+    "callback_of_a_callback",
     "schedule",
     "schedule_callback",
     "stored",

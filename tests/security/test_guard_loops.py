@@ -107,10 +107,15 @@ async def test_every_way_in_inherits_the_hops_of_the_delivery_that_came_back(
 
 
 async def test_nobody_sets_hops_back(server: Running, receiver: Receiver) -> None:
-    answer = await server.http.post(f"/v2/publish/{receiver.url()}", headers={"Upstash-Forward-Upstash-Hops": "0"})
-    assert answer.status_code == 400
-    await server.publish(f"{receiver.url()}?upstash-hops=0", **{"Upstash-Message-Id": "msg_x", "Upstash-Hops": "5"})
+    hops = {"Upstash-Message-Id": "msg_x", "Upstash-Hops": "5", "Upstash-Forward-Upstash-Hops": "0"}
+    await server.publish(f"{receiver.url()}?upstash-hops=0", **hops)
     assert (await receiver.next_request()).header("Upstash-Hops") == "6"
+    target = {"Upstash-Callback": receiver.url("/callback"), "Upstash-Callback-Hops": "3"}
+    twice = [("Upstash-Hops", "5"), ("Upstash-Hops", "0"), *target.items()]
+    assert (await server.http.post(f"/v2/publish/{receiver.url('/twice')}", headers=twice)).is_success
+    for path in ("/twice", "/callback"):
+        received = await receiver.next_request(path)
+        assert [value for name, value in received.headers if name.lower() == "upstash-hops"] == ["5"], path
 
 
 async def test_an_ordinary_message_has_no_hops(server: Running, receiver: Receiver) -> None:

@@ -66,7 +66,27 @@ async def test_a_tenant_may_reach_less_than_the_others(serve: Serve, receiver: R
         answered = await server.http.post(path, json=json)
         assert answered.status_code == 400, path
         assert refusal in answered.json()["error"]
+    answered = await server.http.post("/v2/topics/g/endpoints", json={"endpoints": [{"url": public}]})
+    assert answered.is_success
+    for header in ("Upstash-Callback", "Upstash-Callback-Callback", "Upstash-Callback-Callback-Failure-Callback"):
+        callbacks = {"Upstash-Callback": public, "Upstash-Callback-Callback": public, header: url}
+        answer = await publish(server, public, ONE, **callbacks, **{"Upstash-Delay": "1d"})
+        assert (answer[0], answer[1].endswith(refusal)) == (400, True), header
+        answered = await server.http.patch("/v2/topics/g", json={"headers": callbacks})
+        assert answered.status_code == 400, header
+        assert header in answered.json()["error"]
+        assert refusal in answered.json()["error"]
     assert receiver.requests("/one") == []
+
+
+async def test_tenants_share_no_connection(serve: Serve, receiver: Receiver) -> None:
+    server = await serve(destinations="any")
+    used = []
+    for path, user in (("/a", ONE), ("/b", OTHER), ("/c", ONE)):
+        assert await publish(server, receiver.url(path), user) == (201, "")
+        used.append((await receiver.next_request(path)).connection_id)
+        await server.drain()
+    assert used == [1, 2, 1]
 
 
 async def test_what_was_accepted_before_is_refused_at_its_attempt_and_at_its_retry(

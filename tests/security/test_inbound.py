@@ -7,12 +7,16 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from postroad.api.door import Door
+from postroad.api.query import known_ids
+from postroad.domain.ids import IdMint, message_text
+from postroad.domain.publication import Publication, Request
+from postroad.domain.url_group import UrlGroup
 from postroad.server import MOST_HEAD_BYTES, MOST_HEADERS, MOST_PIPELINED, Patience
 from postroad.store.engine import Connection
 from tests.conftest import Running, Serve
@@ -37,19 +41,26 @@ def open_connections(server: Served) -> int:
     return len(server.server.server_state.connections)
 
 
+def has_read(server: Served, count: int) -> bool:
+    """Whether so many bytes of a head have arrived on one of the connections."""
+    return any(vars(one)["_unused_bytes"] == count for one in server.server.server_state.connections)
+
+
 async def test_a_head_that_does_not_end_is_refused_when_its_time_is_over() -> None:
     async with served() as server, raw(server.url) as client, raw(server.url) as silent:
         await until(lambda: open_connections(server) == 2)
         await client.send(GET[:10])
+        await until(lambda: has_read(server, 10))
 
         server.seconds_pass(PATIENCE.head - 1)
         await client.send(GET[10:12])
+        await until(lambda: has_read(server, 12))
         server.seconds_pass(2)
 
         status, body = await client.answer()
         assert (status, list(json.loads(body))) == (408, ["error"])
         assert await client.is_closed()
-        assert (await silent.answer())[0] == 408
+        assert await silent.is_closed()  # an answer would be taken for that of a request that was on its way
         assert server.scopes == []
 
 
@@ -185,12 +196,19 @@ async def test_a_trailer_is_not_counted_to_the_next_head() -> None:
         assert (await client.answer())[0] == 200
 
 
-async def test_a_request_that_offers_more_and_has_no_known_framing_is_refused() -> None:
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Transfer-Encoding: x",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ],
+)
+async def test_a_request_that_offers_more_and_has_no_clear_framing_is_refused(framing: bytes) -> None:
     async with served() as server, raw(server.url) as client:
-        await client.send(POST + b"Transfer-Encoding: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        await client.send(POST + framing + b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n0\r\n\r\n")
 
         assert (await client.answer())[0] == 400
-        await until(lambda: server.gone)
         assert server.bodies == []
 
 
@@ -281,6 +299,62 @@ async def test_whoever_says_nothing_gives_way_when_there_are_too_many() -> None:
         assert open_connections(server) <= 20
 
 
+async def test_where_nobody_waits_a_newcomer_is_told_to_come_again() -> None:
+    async with served(Patience(connections=2)) as server, AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(raw(server.url)) for _ in range(2)]
+        for worker in workers:
+            await worker.send(POST + b"Content-Length: 3\r\n\r\nab")
+        await until(lambda: len(server.scopes) == 2)
+        for _ in range(5):
+            newcomer = await stack.enter_async_context(raw(server.url))
+            await newcomer.send(GET)
+            status, headers = await newcomer.head()
+            assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+            body = await newcomer.reader.readexactly(int(headers["content-length"]))
+            assert list(json.loads(body)) == ["error"]
+            assert await newcomer.is_closed()
+        assert len(server.scopes) == 2
+
+        server.seconds_pass(PATIENCE.linger)
+        await until(lambda: open_connections(server) == 2)
+        for worker in workers:
+            assert (await (await worker.send(b"c")).answer())[0] == 200
+        late = await stack.enter_async_context(raw(server.url))
+        assert (await (await late.send(GET)).answer())[0] == 200
+
+
+async def test_newcomers_are_served_as_long_as_anybody_waits() -> None:
+    busy, silent = 300, 50
+    async with served(Patience(connections=busy + silent)) as server, AsyncExitStack() as stack:
+        for _ in range(busy):
+            worker = await stack.enter_async_context(raw(server.url))
+            await worker.send(POST + b"Content-Length: 3\r\n\r\nab")
+        await until(lambda: len(server.scopes) == busy)
+        for _ in range(silent):
+            await stack.enter_async_context(raw(server.url))
+        await until(lambda: open_connections(server) == busy + silent)
+
+        statuses = []
+        for _ in range(silent * 4):
+            newcomer = await stack.enter_async_context(raw(server.url))
+            statuses.append((await (await newcomer.send(GET)).answer())[0])
+        server.seconds_pass(PATIENCE.linger)
+
+        assert statuses.count(200) > len(statuses) // 2
+        await until(lambda: open_connections(server) <= busy + silent)
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"identity, chunked"])
+async def test_a_transfer_coding_that_would_reach_the_destination_is_refused(coding: bytes) -> None:
+    """A proxy in front might read it otherwise, and nobody would decode what is in the chunks."""
+    async with served() as server, raw(server.url) as client:
+        await client.send(POST + b"Transfer-Encoding: " + coding + b"\r\n\r\n0\r\n\r\n", GET)
+
+        assert (await client.answer())[0] == 400
+        assert await client.is_closed()
+        assert server.scopes == []
+
+
 async def test_hundreds_of_slow_clients_do_not_stop_an_honest_one() -> None:
     async with served() as server, AsyncExitStack() as stack:
         slow = [await stack.enter_async_context(raw(server.url)) for _ in range(300)]
@@ -326,6 +400,78 @@ async def test_a_batch_of_many_megabytes_is_read_item_by_item(server: Running, c
     assert (answer.status_code, len(answer.json())) == (200, 50), answer.text
     assert [one.status_code for one in odd] == [400] * len(ends)
     assert [row["body"] for row in await connection.fetch("select body from messages")] == [body.encode()] * 50
+
+
+def costly_options(number: int) -> dict[str, str]:
+    """Headers of an item that take long to check: three generations of callbacks, each with an expression."""
+    headers = {"Upstash-Delay": "1h"}
+    prefixes = ["Upstash-"]
+    for _ in range(4):
+        for prefix in prefixes:
+            headers |= {
+                f"{prefix}Retries": "1000",
+                f"{prefix}Retry-Delay": f"pow(retried, 1) + {number}.{len(headers)}",
+            }
+        prefixes = [f"{prefix}{name}-" for prefix in prefixes for name in ("Callback", "Failure-Callback")]
+        if len(prefixes) < 16:
+            headers |= dict.fromkeys((prefix[:-1] for prefix in prefixes), "http://127.0.0.1:9/x")
+    return headers
+
+
+@asynccontextmanager
+async def turns_of_others() -> AsyncIterator[Callable[[], int]]:
+    """Counts how often the event loop comes round to somebody else."""
+    count = 0
+
+    async def have_turns() -> None:
+        nonlocal count
+        while True:
+            await asyncio.sleep(0)
+            count += 1
+
+    other = asyncio.create_task(have_turns())
+    await asyncio.sleep(0)
+    yield lambda: count
+    other.cancel()
+
+
+async def test_others_have_their_turn_while_items_of_a_batch_are_read(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [{"destination": "http://127.0.0.1:9/x", "headers": costly_options(number)} for number in range(50)]
+    publisher = vars(server.node)["_application"]._context.publisher
+    read, turns_at_items = publisher.read, []
+    async with turns_of_others() as turns:
+
+        def watched(request: Request, groups: dict[str, UrlGroup]) -> list[Publication]:
+            turns_at_items.append(turns())
+            publications: list[Publication] = read(request, groups)
+            return publications
+
+        monkeypatch.setattr(publisher, "read", watched)
+        answer = await server.http.post("/v2/batch", json=items)
+
+    assert (answer.status_code, len(turns_at_items)) == (200, 50)
+    assert len(set(turns_at_items)) > 10
+
+
+async def test_others_have_their_turn_while_ids_are_read() -> None:
+    mint = IdMint()
+    ids = [mint.message_id(1_700_000_000_000) for _ in range(90_000)]
+    texts = [message_text(one) for one in ids]
+    async with turns_of_others() as turns:
+        assert list(await known_ids([*texts, "msg_", "x"])) == ids
+
+        assert turns() > 5
+
+
+async def test_more_endpoints_than_a_group_may_have_are_not_looked_at(server: Running) -> None:
+    endpoints = [{"url": "http://127.0.0.1:9/x"}] * 1_000
+
+    taken = await server.http.post("/v2/topics/g/endpoints", json={"endpoints": endpoints})
+    refused = await server.http.post("/v2/topics/h/endpoints", json={"endpoints": [*endpoints, {"url": "no URL"}]})
+
+    assert (taken.status_code, refused.status_code) == (200, 412)
 
 
 async def test_a_compressed_body_is_refused_unless_its_destination_is_told(server: Running, receiver: Receiver) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,23 @@ async def test_a_dead_letter_that_was_sealed_is_retried_as_it_was(serve: Serve, 
     assert (again.body.decode(), again.header("Authorization")) == (secret["body"], secret["forward"])
 
 
+async def test_what_is_called_as_we_call_what_is_sealed_is_delivered_like_anything_else(
+    serve: Serve, receiver: Receiver
+) -> None:
+    server = await serve(encryption_key=a_key())
+    endpoint = {"url": receiver.url("/endpoint"), "name": "sealed"}
+    await server.http.post("/v2/topics/sealed/endpoints", json={"endpoints": [endpoint]})
+    limits = {"Upstash-Flow-Control-Key": "sealed", "Upstash-Flow-Control-Value": "parallelism=1"}
+
+    ids = [
+        (await server.http.post(f"/v2/publish/{receiver.url('/flow')}", headers=limits)).json()["messageId"],
+        (await server.http.post("/v2/publish/sealed")).json()[0]["messageId"],
+    ]
+
+    for message_id in ids:
+        await server.settled(message_id)
+
+
 async def test_signing_keys_are_sealed_and_rotate(serve: Serve, connection: Connection) -> None:
     server = await serve(encryption_key=a_key())
     async with server.node._database.connection() as own:
@@ -204,6 +222,37 @@ async def test_what_was_moved_to_another_row_is_buried_and_harms_nobody_else(
     assert (answer.status_code, "data key 1" in answer.json()["error"]) == (500, True)
     assert (await server.http.post("/v2/dlq/retry")).json()["responses"] == []
     assert (await server.http.delete(f"/v2/dlq/{letter['dlqId']}")).is_success
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "header = '\"é\"'",
+        "header = '\"%\"'",
+        "header = to_jsonb(left(header #>> '{}', 20))",
+        "header = to_jsonb(left(header #>> '{}', 56))",
+        "options = jsonb_set(options, '{sealed}', '1')",
+        "options = jsonb_set(options, '{sealed}', '\"AAAA\"')",
+        "body = substring(body for 1)",
+        "body = substring(body for 43)",
+        "sealed = 7",
+    ],
+)
+async def test_what_is_damaged_in_whatever_way_is_buried_or_left_to_others_and_harms_nobody_else(
+    serve: Serve, receiver: Receiver, connection: Connection, damage: str
+) -> None:
+    server = await serve(encryption_key=a_key())
+    more = {"Upstash_Forward_A": "b", "Upstash_Callback": receiver.url("/callback"), "Upstash_Delay": "1h"}
+    ids = [await server.publish(receiver.url(f"/{n}"), "body", **more) for n in range(2)]
+    assert await connection.execute(f"update messages set {damage} where url like '%/0'") == "UPDATE 1"
+
+    await server.time_passes(timedelta(hours=1))
+
+    await server.settled(ids[1])
+    if damage != "sealed = 7":
+        await server.settled(ids[0], "FAILED")
+    assert receiver.requests("/0") == []
+    assert "data key" in (await server.http.get(f"/v2/messages/{ids[0]}")).json()["body"]
 
 
 async def test_nobody_has_secrets_sent_elsewhere_by_a_change_in_the_database(
@@ -426,6 +475,35 @@ async def test_what_was_stored_plain_is_sealed_under_traffic_and_nothing_gets_lo
         }
         [first] = [one for one in arrived if one.header("N") is None]
         assert (first.body.decode(), first.header("Authorization")) == (secret["body"], secret["forward"])
+
+
+async def test_of_two_that_seal_at_once_neither_seals_what_the_other_has_sealed(
+    database_url: str, receiver: Receiver, connection: Connection
+) -> None:
+    secret = {name: a_canary(name) for name in NAMES}
+    async with running(database_url) as server:
+        ids = await do_everything(server, receiver, secret)
+        await server.settled(ids["bad"], "FAILED")
+    key = a_key()
+    one, other = await Database.connect(database_url), await Database.connect(database_url)
+    for database in (one, other):
+        async with database.connection() as own:
+            await data_keys.unlock(own, masters(key))
+
+    for step, after in resealing.steps().values():
+        async with one.transaction() as own:
+            assert (await step(own, after))[0] > 0
+            second = asyncio.create_task(other.repeated(partial(resealing._take, step, after)))
+            await eventually(lambda: connection.fetchval("select count(*) from pg_locks where not granted"), bool)
+        assert (await second)[0] == 0
+    await one.close()
+    await other.close()
+
+    async with running(database_url, encryption_key=key) as server:
+        [letter] = await server.dead_letters(messageId=ids["bad"])
+        assert (letter["responseBody"], letter["body"]) == (secret["answer"], secret["body"])
+        assert letter["responseHeader"]["X-Answer"] == [secret["answerheader"]]
+        assert (await server.http.get("/v2/keys")).json()["current"] == KEYS.current
 
 
 @pytest.mark.parametrize("how", [{"Upstash-Deduplication-Id": "1234"}, {"Upstash-Content-Based-Deduplication": "true"}])

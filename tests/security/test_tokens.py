@@ -7,11 +7,8 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
@@ -197,6 +194,22 @@ async def test_what_is_being_looked_up_while_it_is_revoked_is_not_remembered() -
     assert not remembered.has("token")
 
 
+async def test_what_is_remembered_is_bounded_and_what_was_asked_for_lately_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tenancy, "_REMEMBERED", 3)
+    monkeypatch.setattr(tenancy, "FRESH_FOR_S", 0.0)
+
+    async def load(key: str) -> str:
+        return key
+
+    remembered: _Remembered[str, str] = _Remembered(load)
+    for key in ("a", "b", "c", "a", "d"):
+        await remembered.get(key)
+
+    assert [key for key in "abcd" if remembered.has(key)] == ["a", "c", "d"]
+
+
 async def test_a_revoked_token_cannot_be_made_valid_again(
     connection: Connection, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,6 +260,26 @@ async def test_tokens_of_other_makes_need_no_checksum(server: Running, connectio
     assert (await server.http.get("/v2/keys", headers=bearer(token))).status_code == 200
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v2/keys"), ("POST", f"/v2/publish/{GOOD}")])
+async def test_of_several_tokens_the_last_one_counts(server: Running, method: str, path: str) -> None:
+    async def call(*given: str) -> bool:
+        headers = [("Authorization", f"Bearer {token}") for token in given]
+        return (await server.http.request(method, path, headers=headers)).is_success
+
+    assert await call("no token", DEV_USERS[0].token)
+    assert not await call(DEV_USERS[0].token, "no token")
+
+
+async def test_what_a_publish_goes_by_comes_with_its_token(serve: Serve, connection: Connection) -> None:
+    server = await serve(roles=("api",))
+    async with connection.transaction():
+        await connection.execute("lock table signing_keys in access exclusive mode")
+
+        answer = await server.http.post(f"/v2/publish/{GOOD}")
+
+    assert answer.status_code == 201
+
+
 async def test_damage_is_seen_without_asking_the_database(server: Running, connection: Connection) -> None:
     async with connection.transaction():
         await connection.execute("lock table tokens in access exclusive mode")
@@ -292,25 +325,3 @@ async def test_the_last_use_is_written_once_a_minute(connection: Connection, ago
 
     assert known[token_hash(token)].is_use_old == is_old
     assert (await used_at(connection, token) != before) == is_old
-
-
-async def test_a_node_works_on_the_schema_of_the_version_before(
-    serve: Serve, connection: Connection, database_url: str
-) -> None:
-    path = Path(__file__).parents[2] / "migrations" / "versions" / "0005_tenants.py"
-    spec = spec_from_file_location("tenants_migration", path)
-    assert spec is not None
-    assert spec.loader is not None
-    migration = module_from_spec(spec)
-    spec.loader.exec_module(migration)
-    plain = await asyncpg.connect(database_url)
-    for statement in migration.DOWNGRADE:
-        await plain.execute(statement)
-    await plain.close()
-
-    server = await serve()
-    await tokens.add(connection, TENANT, "another token", name="test")
-
-    assert (await server.http.post(f"/v2/publish/{GOOD}", headers=bearer("another token"))).status_code == 201
-    assert (await server.http.get("/v2/keys", headers=bearer("another token"))).status_code == 200
-    assert (await server.http.get("/v2/keys", headers=bearer("no token"))).status_code == 401

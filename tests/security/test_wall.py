@@ -18,6 +18,7 @@ from postroad.store import dead_letters, lookups, migrations, wall
 from postroad.store.engine import Connection, Database, DataRefused
 from postroad.store.filters import Filters
 from postroad.store.tables import metadata
+from tests.conftest import Serve
 
 ONE, OTHER = TenantId(1), TenantId(2)
 WITH_TENANTS = [table.name for table in metadata.sorted_tables if "tenant_id" in table.c]
@@ -307,6 +308,17 @@ async def test_a_node_works_without_a_wall_that_its_schema_does_not_have_and_fin
             assert await connection.fetchval("select name from queues") == "old"
     finally:
         await database.close()
+
+
+async def test_a_node_serves_on_the_oldest_schema_that_it_names(database_url: str, serve: Serve) -> None:
+    await downgraded(database_url, migrations.OLDEST_SCHEMA)
+
+    server = await serve()
+    message_id = await server.publish("http://127.0.0.1:9/x")
+
+    assert (await server.http.get(f"/v2/messages/{message_id}")).status_code == 200
+    assert (await server.http.post("/v2/keys/rotate")).status_code == 200
+    assert (await server.http.delete("/v2/messages", params={"messageIds": message_id})).status_code == 202
 
 
 async def test_an_operator_can_do_without(database_url: str) -> None:

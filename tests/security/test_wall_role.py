@@ -169,6 +169,17 @@ async def test_tables_may_be_in_a_schema_of_the_users_own(cluster: Cluster) -> N
     assert await is_behind(url)
 
 
+async def test_a_schema_that_is_made_later_and_comes_first_hides_no_tables(cluster: Cluster) -> None:
+    user, url = await cluster.database_of("createrole")
+    await migrations.migrate(url)
+    there = await asyncpg.connect(url)
+    await there.execute(f"create schema {user}")
+    await wall.check(there)
+    await there.close()
+
+    assert await is_behind(url)
+
+
 async def test_what_a_dump_does_not_bring_back_comes_with_a_migration(
     connection: Connection, database_url: str
 ) -> None:

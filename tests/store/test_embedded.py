@@ -278,6 +278,18 @@ def test_the_server_holds_none_of_our_files_and_no_terminal(old: Path) -> None:
         assert str(old / "postroad.lock") not in held
 
 
+async def test_the_log_says_what_was_refused_and_does_not_quote_the_row(old: Path) -> None:
+    with running(old) as server:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("create temporary table t (value text, one int constraint positive check (one > 0))")
+        with pytest.raises(asyncpg.CheckViolationError, match="secret"):
+            await connection.execute("insert into t values ($1, $2)", "secret", 0)
+        await connection.close()
+    log = (old / "postgres.log").read_text()
+    assert "positive" in log
+    assert "secret" not in log
+
+
 def test_a_large_log_is_set_aside_at_the_start(old: Path) -> None:
     with (old / "postgres.log").open("wb") as log:
         log.truncate(embedded.MAX_LOG_BYTES + 1)

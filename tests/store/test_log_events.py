@@ -253,8 +253,8 @@ async def test_histories_hold_what_a_look_at_everything_finds(connection: Connec
 
 @pytest.fixture
 async def crowd(connection: Connection) -> None:
-    """300,000 events of 100,000 messages of the last hours; five are of a rare kind, four of ten of a busy one, and the
-    first 5,000 of a kind that came no more.
+    """300,000 events of 100,000 messages of yesterday; five are of a rare kind, four of ten of a busy one, the first
+    5,000 of a kind that came no more. All in one partition: of one that is small, a plan may well read the whole.
     """
     await connection.execute(
         """
@@ -263,7 +263,7 @@ async def crowd(connection: Connection) -> None:
                 || '8' || substr(md5(n::text), 1, 15))::uuid,
           1, at, 'http://127.0.0.1:9/', '{"retries": 3}', case when kind is not null then array[kind] end,
           kind, kind, kind, kind
-        from (select n, now() - interval '20 hours' + n * interval '0.7 s' as at,
+        from (select n, date_trunc('day', now(), 'UTC') - interval '22 hours' + n * interval '0.7 s' as at,
                 case when n % 20000 = 7 then 'rare' when n < 5000 then 'past' when n % 5 < 2 then 'busy' end as kind
               from generate_series(0, 99999) n) g
         """

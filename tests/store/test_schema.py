@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection as SyncConnection
+from sqlalchemy.exc import DBAPIError
 
-from postroad.store import migrations, partitions
+from postroad.store import data_keys, migrations, partitions
 from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.engine import Connection
 from postroad.store.tables import metadata
+from postroad.vault import parse_master_keys
 from tests.conftest import at_database
 
 
@@ -63,17 +66,7 @@ async def test_migrations_can_be_taken_back(postgres: str) -> None:
     assert await migrations.migrate(url) is None
     assert await migrations.migrate(url) == migrations.newest()
 
-    def down(connection: SyncConnection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-
-    engine = sqlalchemy_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(down)
-    await engine.dispose()
+    await _downgrade(url, "base")
 
     there = await asyncpg.connect(url)
     assert [row["relname"] for row in await there.fetch(
@@ -82,6 +75,33 @@ async def test_migrations_can_be_taken_back(postgres: str) -> None:
     await there.close()
     await admin.execute("drop database downgraded with (force)")
     await admin.close()
+
+
+async def _downgrade(url: str, revision: str) -> None:
+    def down(connection: SyncConnection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+    engine = sqlalchemy_engine(url)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(down)
+    finally:
+        await engine.dispose()
+
+
+async def test_what_is_sealed_is_not_taken_back_to_a_schema_that_would_lose_its_keys(
+    database_url: str, connection: Connection
+) -> None:
+    await data_keys.unlock(connection, parse_master_keys(b64encode(bytes(32)).decode()))
+
+    with pytest.raises(DBAPIError, match="secrets in this database are sealed"):
+        await _downgrade(database_url, "0005")
+
+    assert await migrations.revision(connection) == migrations.newest()
 
 
 async def test_partitions_reach_a_week_ahead_and_have_no_default(connection: Connection) -> None:

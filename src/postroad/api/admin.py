@@ -21,10 +21,10 @@ from postroad.domain.duration import parse_duration
 from postroad.domain.tenant import Access, Tenant, TenantId, Token, parse_tenant_name
 from postroad.domain.tenant_settings import SETTINGS, TenantSettings, Value
 from postroad.domain.token import new_token
-from postroad.errors import AlreadyExists, InvalidField, InvalidValue, NotFound, UnknownParameter
+from postroad.errors import InvalidField, InvalidValue, NotFound, UnknownParameter
 from postroad.store import tenants, tokens, usage
 from postroad.store.engine import Connection
-from postroad.tenancy import change_tenant
+from postroad.tenancy import change_tenant, make_tenant
 
 PREFIX = "/admin/v1"
 
@@ -151,10 +151,7 @@ def _add_tenants(routes: APIRouter, context: Context) -> None:
         given = _settings(document)
         await _vet(context, given, given.get("destinations"))
         async with database.transaction() as connection:
-            if await tenants.find(connection, name) is not None:
-                raise AlreadyExists("tenant", name)
-            tenant_id = await tenants.ensure(connection, name)
-        await change_tenant(database.connection, tenant_id, given)
+            await make_tenant(connection, name, given)
         return json(_tenant_view(await _found(context, name)), 201)
 
     @routes.get("/tenants/{name}", summary="Get a tenant", responses={**found(_TENANT), **errors(401, 403, 404, 503)})

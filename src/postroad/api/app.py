@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -29,6 +23,7 @@ from postroad.api import (
 )
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
+from postroad.api.docs_page import serve_docs
 from postroad.api.door import App, Door
 from postroad.api.openapi import describe
 from postroad.api.problems import problem
@@ -68,26 +63,8 @@ def application(context: Context, *, docs: bool) -> App:
     app.add_exception_handler(Exception, _defect)
     if docs:
         describe(app)
-        _serve_docs(app)
+        serve_docs(app)
     return Door(app, context)
-
-
-def _serve_docs(app: FastAPI) -> None:
-    """/docs with its script and style sheet from this server: no page of ours loads anything from elsewhere."""
-    spec = find_spec("fastapi_swagger")
-    assert spec is not None
-    assert spec.origin is not None
-    app.mount("/docs/assets", StaticFiles(directory=Path(spec.origin).parent / "resources"))
-
-    @app.get("/docs", include_in_schema=False)
-    async def documentation() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Postroad API",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="data:,",
-        )
 
 
 async def _refused(_: Request, error: Exception) -> Response:

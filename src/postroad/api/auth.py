@@ -90,7 +90,8 @@ class Authentication:
 
     async def caller(self, request: Request) -> Caller:
         """Whoever holds the token. Raises `Unauthenticated`, `TooManyGuesses` or `TooManyCalls`."""
-        token = bearer(request.headers.get("authorization", "")) or token_in_query(request.url.query)
+        # Of several headers the last one counts, as at the door.
+        token = bearer("".join(request.headers.getlist("authorization")[-1:])) or token_in_query(request.url.query)
         if token is None:
             raise Unauthenticated
         caller = self._tenancy.known_caller(token)

@@ -87,7 +87,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     )
     async def list_(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """Dead letters, the newest first. `cursor` is absent on the last page."""
-        selection = _selection(Query.of(request))
+        selection = await _selection(Query.of(request))
         async with database.reading(caller.tenant_id) as connection:
             letters, cursor = await selection.page(connection, caller.tenant_id)
         return json(_page({"messages": [dead_letter_view(letter) for letter in letters]}, cursor))
@@ -102,7 +102,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         """Delete by ids or filters, from the query or from the JSON body of older clients."""
         query = await Query.with_body(request)
         query.refuse_empty_id(request)
-        selection = _selection(query)
+        selection = await _selection(query)
         delete_page = partial(_delete_page, tenant_id=caller.tenant_id, selection=selection)
         deleted, cursor = await database.repeated(delete_page, tenant_id=caller.tenant_id)
         return json(_page({"deleted": deleted}, cursor))
@@ -116,8 +116,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     )
     async def retry_all(request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Publish matching dead letters anew and remove them."""
-        selection, fields = _selection(await Query.with_body(request)), _fields(request)
-        terms = await _terms(context, caller.tenant_id, fields)
+        selection, fields = await _selection(await Query.with_body(request)), _fields(request)
+        terms = _Terms(caller.tenant_id, fields, caller.destinations)
         retry_page = partial(_retry_page, context=context, terms=terms, selection=selection)
         retried = await database.repeated(retry_page, tenant_id=caller.tenant_id)
         if retried is None:
@@ -136,7 +136,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def retry(dlq_id: str, request: Request, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Publish a dead letter anew, under a new id, and remove it. `Upstash-*` headers override its options."""
         numbers, fields = [_number(dlq_id)], _fields(request)
-        terms = await _terms(context, caller.tenant_id, fields)
+        terms = _Terms(caller.tenant_id, fields, caller.destinations)
         retry_one = partial(_retry, context=context, terms=terms, numbers=numbers)
         ids = await database.repeated(retry_one, tenant_id=caller.tenant_id)
         if not ids:
@@ -176,10 +176,6 @@ class _Terms:
     tenant_id: TenantId
     fields: Sequence[tuple[str, str]]
     policy: str | None
-
-
-async def _terms(context: Context, tenant_id: TenantId, fields: Sequence[tuple[str, str]]) -> _Terms:
-    return _Terms(tenant_id, fields, await context.publisher.policy(tenant_id))
 
 
 async def _delete_page(connection: Connection, tenant_id: TenantId, selection: Selection) -> tuple[int, str | None]:
@@ -243,7 +239,7 @@ def _fields(request: Request) -> list[tuple[str, str]]:
     return list(request.headers.items())
 
 
-def _selection(query: Query) -> Selection:
+async def _selection(query: Query) -> Selection:
     texts = query.take_all("dlqIds")
     if texts is not None and len(texts) > MOST_IDS:
         raise InvalidField("dlqIds", f"{len(texts)} ids", f"at most {MOST_IDS} ids")
@@ -255,7 +251,7 @@ def _selection(query: Query) -> Selection:
     order = query.take("order") or "latestFirst"
     if order not in ("latestFirst", "earliestFirst"):
         raise InvalidField("order", order, "latestFirst or earliestFirst")
-    filters = query.take_filters(but=_NOT_HERE)
+    filters = await query.take_filters(but=_NOT_HERE)
     count = query.take_int("count", default=MOST, least=1, most=MOST)
     selection = Selection(
         # Where ids are given they count alone, all of them.

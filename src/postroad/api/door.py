@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import unquote, unquote_plus, unquote_to_bytes
 
 from postroad.api.auth import TOKEN_PARAMETER, bearer, may_change, may_publish, token_in_query
 from postroad.api.client_address import caller_ip
@@ -44,6 +44,7 @@ _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
 _UPSTASH = b"upstash-"
 _HEADER_FORWARD = b"upstash-header-forward"
 _MARK = MARK.encode()
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _NOT_REMEMBERED = (_HEADER_FORWARD, b"upstash-not-before", b"upstash-deduplication-id")
 """What depends on other headers or on the time, or is never the same twice."""
 _MOST_REMEMBERED_BYTES = 2048
@@ -88,6 +89,9 @@ class Door:
         name = request_id(scope["headers"])
         entry = _ENTRY.fullmatch(scope["raw_path"])
         if entry is None or (entry[1].lower() == b"schedules" and not _makes_a_schedule(scope["method"], entry[2])):
+            if not _is_text(scope["raw_path"]):
+                await _send(send, problem(InvalidField("path", scope["path"], "percent-encoded UTF-8")), name)
+                return
             scope["path"] = _put_right(scope["path"], scope["method"])
             await self._pass_on(scope, receive, send, name)
             return
@@ -99,16 +103,14 @@ class Door:
             return
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets an answer and the log a traceback
             answer = unexpected(error, name)
-        headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode()), (REQUEST_ID, name)]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await _send(send, answer, name)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, name: bytes) -> None:
         """Let the router answer, under the id of the request."""
 
         async def send_named(event: MutableMapping[str, Any]) -> None:
             if event["type"] == "http.response.start":
-                event["headers"] = [*event["headers"], (REQUEST_ID, name)]
+                event["headers"] = [*event["headers"], (REQUEST_ID, name), _NO_SNIFFING]
             await send(event)
 
         try:
@@ -134,7 +136,7 @@ class Door:
             _check_coding(head, is_batch=way == b"batch")
         if way == b"batch":
             body = await self._body(receive, head.length, self._limits.max_batch_bytes)
-            return await publish_batch(self._context, caller.tenant_id, body, ip, head.hop)
+            return await publish_batch(self._context, caller, body, ip, head.hop)
         telling = head.telling
         destination = path.decode("latin-1")
         if way == b"enqueue":
@@ -147,17 +149,17 @@ class Door:
             self._context.call_limit.count(caller)
             fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _all(telling, scope)]
             request = Request(destination, fields, body, ip)
-            return await create_schedule(self._context, may_change(caller).tenant_id, request)
+            return await create_schedule(self._context, may_change(caller), request)
         enqueue = way == b"enqueue"
         if "://" not in destination:
             fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _all(telling, scope)]
             request = Request(destination, fields, body, ip)
-            return await publish(self._context, caller.tenant_id, request, enqueue=enqueue)
+            return await publish(self._context, caller, request, enqueue=enqueue)
         options, deduplication = self._options(telling, scope)
         publication = Publication(destination, body, options, deduplication, ip)
         if enqueue:
             refuse_delay([publication])
-        return answer_to(await self._intake.publish(caller.tenant_id, publication), enqueue=enqueue)
+        return answer_to(await self._intake.publish(caller, publication), enqueue=enqueue)
 
     async def _body(self, receive: Receive, length: int | None, limit: int) -> bytes:
         """The whole body, of an announced length or none.
@@ -207,6 +209,23 @@ class Door:
             limits=self._limits,
             now_s=self._context.clock.now_s(),
         )
+
+
+async def _send(send: Send, answer: Answer, name: bytes) -> None:
+    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode()), (REQUEST_ID, name)]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _is_text(path: bytes) -> bool:
+    """Whether what is percent-encoded in a path is UTF-8: decoded leniently, different names would become one."""
+    if b"%" not in path:
+        return True
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _head(scope: Scope) -> _Head:

@@ -89,7 +89,7 @@ async def _page(context: Context, request: Request, caller: Caller, *names: str)
     is_grouped = _is_grouped(query)
     most, default = (MOST_MESSAGES, DEFAULT_MESSAGES) if is_grouped else (MOST, DEFAULT)
     body_bytes = _body_bytes(query)
-    search = _search(query, caller, limit=query.take_int("count", default=default, least=1, most=most))
+    search = await _search(query, caller, limit=query.take_int("count", default=default, least=1, most=most))
     query.end()
     if is_grouped:
         async with context.database.reading(caller.tenant_id) as connection:
@@ -102,7 +102,7 @@ async def _page(context: Context, request: Request, caller: Caller, *names: str)
     return content if more is None else {"cursor": cursor_of(more), **content}
 
 
-def _search(query: Query, caller: Caller, *, limit: int) -> Search:
+async def _search(query: Query, caller: Caller, *, limit: int) -> Search:
     states = query.take_all("state")
     cursor = query.take("cursor")
     order = query.take("order") or "latestFirst"
@@ -111,7 +111,7 @@ def _search(query: Query, caller: Caller, *, limit: int) -> Search:
     oldest_first = order == "earliestFirst"
     return Search(
         caller.tenant_id,
-        query.take_filters(),
+        await query.take_filters(),
         frozenset(State) if states is None else frozenset(state for text in states for state in _states(text)),
         after=_position(cursor, oldest_first=oldest_first) if cursor else None,
         limit=limit,

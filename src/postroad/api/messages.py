@@ -88,8 +88,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         """
         query = await Query.with_body(request)
         query.refuse_empty_id(request)
-        filters = query.take_filters()
-        most = query.take_int("count", default=0, least=1, most=2**31) or None
+        filters = await query.take_filters()
+        most = query.take_most("count")
         is_async = query.take_flag("async")
         query.end()
         if filters.message_ids is not None:

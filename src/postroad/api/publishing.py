@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from postroad.domain.ids import message_text
 from postroad.domain.message import IMMEDIATELY
 from postroad.domain.publication import Publication, Request
 from postroad.domain.queue import parse_queue_name
-from postroad.domain.tenant import TenantId
+from postroad.domain.tenant import Caller, TenantId
 from postroad.domain.url_group import UrlGroup, is_group_name
 from postroad.errors import (
     BodyTooLarge,
@@ -31,6 +30,7 @@ from postroad.errors import (
     shown,
 )
 from postroad.publish import Published
+from postroad.turns import Turns
 
 QUEUE_NAME = "upstash-queue-name"
 
@@ -38,18 +38,15 @@ MOST_HEADERS = 200
 MOST_HEADER_BYTES = 64 * 1024
 """An item has no more than a request of its own could have."""
 
-_A_WHILE = 100
-"""Items of a batch that are read before others get their turn."""
 
-
-async def publish(context: Context, tenant_id: TenantId, request: Request, *, enqueue: bool = False) -> Answer:
+async def publish(context: Context, caller: Caller, request: Request, *, enqueue: bool = False) -> Answer:
     """Publish to whatever a destination may be. The answer for a URL group is a bare array, one element an endpoint."""
-    async with context.database.reading(tenant_id) as connection:
-        groups = await context.publisher.groups(connection, tenant_id, [request.destination])
+    async with context.database.reading(caller.tenant_id) as connection:
+        groups = await context.publisher.groups(connection, caller.tenant_id, [request.destination])
     publications = context.publisher.read(request, groups)
     if enqueue:
         refuse_delay(publications)
-    answers = await context.intake.publish_all(tenant_id, publications)
+    answers = await context.intake.publish_all(caller, publications)
     if request.destination in groups:
         status = 202 if all(isinstance(one, Published) and one.deduplicated for one in answers) else 201
         return Answer(200 if enqueue and status == 201 else status, orjson.dumps([_element(one) for one in answers]))
@@ -60,7 +57,7 @@ async def publish(context: Context, tenant_id: TenantId, request: Request, *, en
 
 
 async def publish_batch(
-    context: Context, tenant_id: TenantId, body: bytes, caller_ip: str | None, hop: Sequence[tuple[str, str]] = ()
+    context: Context, caller: Caller, body: bytes, caller_ip: str | None, hop: Sequence[tuple[str, str]] = ()
 ) -> Answer:
     """Publish the items of a batch, all or none of them, in one transaction.
 
@@ -72,9 +69,10 @@ async def publish_batch(
         requests = [replace(one, fields=(*one.fields, *hop)) for one in requests]
     if not requests:
         return Answer(200, b"[]")
-    groups = await _groups(context, tenant_id, requests)
+    groups = await _groups(context, caller.tenant_id, requests)
     publications: list[Publication] = []
     sizes: list[int] = []
+    turns = Turns()
     for index, request in enumerate(requests):
         with _of_item(index):
             read = context.publisher.read(request, groups)
@@ -84,9 +82,8 @@ async def publish_batch(
                 context.publisher.unknown_urls(publication)
         publications += read
         sizes.append(len(read))
-        if index % _A_WHILE == _A_WHILE - 1:
-            await asyncio.sleep(0)
-    answers = iter(await context.intake.publish_all(tenant_id, publications))
+        await turns.step()
+    answers = iter(await context.intake.publish_all(caller, publications))
     content: list[Any] = []
     for request, size in zip(requests, sizes, strict=True):
         elements = [_element(next(answers)) for _ in range(size)]
@@ -136,6 +133,7 @@ async def _items(context: Context, body: bytes, caller_ip: str | None) -> tuple[
     """The requests of a batch, and which of them are for a queue."""
     requests: list[Request] = []
     queued: set[int] = set()
+    turns = Turns()
     async for item in elements(body, "a JSON array", most=context.limits.max_batch_items):
         index = len(requests)
         if index == context.limits.max_batch_items:
@@ -144,8 +142,7 @@ async def _items(context: Context, body: bytes, caller_ip: str | None) -> tuple[
             requests.append(_request(item, context.limits.max_body_bytes, caller_ip))
             if item.get("queue"):
                 queued.add(index)
-        if index % _A_WHILE == _A_WHILE - 1:
-            await asyncio.sleep(0)
+        await turns.step()
     return requests, queued
 
 

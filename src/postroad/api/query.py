@@ -5,11 +5,11 @@ An unknown filter on a bulk call would match everything, so it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import orjson
 from fastapi import Request
@@ -19,6 +19,7 @@ from postroad.api.json_text import parsed
 from postroad.domain.ids import MessageId, parse_message_id
 from postroad.errors import BodyTooLarge, InvalidField, UnknownParameter, UnsupportedCoding
 from postroad.store.filters import MESSAGE_FIELDS, Filters
+from postroad.turns import Turns
 
 _ALIASES = {"callerIP": "callerIp", "urlGroup": "topicName"}
 _MOST_BODY_BYTES = 4 * 1024 * 1024
@@ -53,8 +54,12 @@ class Query:
     @classmethod
     def of(cls, request: Request) -> Query:
         """The parameters of the URL, the token aside."""
-        query = cls()
-        for name, value in parse_qsl(request.url.query, keep_blank_values=True):
+        query, text = cls(), request.url.query
+        try:
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError:
+            raise InvalidField("query", text, "percent-encoded UTF-8") from None
+        for name, value in pairs:
             if name != TOKEN_PARAMETER:
                 query.add(name, value)
         return query
@@ -117,16 +122,22 @@ class Query:
                 return True
         raise InvalidField(name, text or "", "true or false")
 
-    def take_message_ids(self) -> tuple[MessageId, ...] | None:
+    def take_most(self, name: str) -> int | None:
+        """How many at most; None when it is absent. One without a value would bound nothing, so it is refused."""
+        if self.values.get(name, ["1"])[-1:] in ([], [""]):
+            raise InvalidField(name, "", "an integer of 1 or more")
+        return self.take_int(name, default=0, least=1, most=2**31) or None
+
+    async def take_message_ids(self) -> tuple[MessageId, ...] | None:
         """`messageId` and `messageIds`; ids that cannot exist are left out, so they match nothing."""
         texts = self.take_all("messageId", "messageIds")
-        return None if texts is None else known_ids(texts)
+        return None if texts is None else await known_ids(texts)
 
-    def take_filters(self, *, but: frozenset[str] = frozenset()) -> Filters:
+    async def take_filters(self, *, but: frozenset[str] = frozenset()) -> Filters:
         """Every filter on messages that is given, `but` those that this endpoint does not know."""
         until = self.take_instant("toDate")
         return Filters(
-            message_ids=self.take_message_ids(),
+            message_ids=await self.take_message_ids(),
             values={
                 name: values for name in sorted(MESSAGE_FIELDS - but) if (values := self.take_all(name)) is not None
             },
@@ -137,7 +148,7 @@ class Query:
 
     def refuse_empty_id(self, request: Request) -> None:
         """Refuse `DELETE /v2/things/` without any condition: a client that had no id must not delete everything."""
-        if not self.values and request.scope["raw_path"].endswith(b"/"):
+        if not self.values and unquote_to_bytes(request.scope["raw_path"]).endswith(b"/"):
             raise InvalidField("id", "", "an id; to mean everything, leave out the slash at the end")
 
     def ignore(self, *names: str) -> None:
@@ -170,9 +181,14 @@ async def document_of(request: Request, *, most_bytes: int = _MOST_BODY_BYTES) -
     return document
 
 
-def known_ids(texts: Iterable[str]) -> tuple[MessageId, ...]:
+async def known_ids(texts: Sequence[str]) -> tuple[MessageId, ...]:
     """The ids among the texts that could be a message's."""
-    return tuple(found for text in texts if (found := parse_message_id(text)) is not None)
+    turns, ids = Turns(), []
+    for text in texts:
+        if (found := parse_message_id(text)) is not None:
+            ids.append(found)
+        await turns.step()
+    return tuple(ids)
 
 
 def instant_of(unix_ms: int) -> datetime:

@@ -26,11 +26,12 @@ PAGE = 100
 """Schedules that a list reads at once."""
 
 
-async def create_schedule(context: Context, tenant_id: TenantId, request: publication.Request) -> Answer:
+async def create_schedule(context: Context, caller: Caller, request: publication.Request) -> Answer:
     """Make a schedule, or replace the one with its id by it. Everything that a publish refuses is refused here.
 
     The request is read as every tick will read it; nothing is stored of one that is refused.
     """
+    tenant_id = caller.tenant_id
     if not request.destination:
         raise EmptyDestination
     # Of a header that is repeated the last one counts.
@@ -43,7 +44,7 @@ async def create_schedule(context: Context, tenant_id: TenantId, request: public
     async with context.database.reading(tenant_id) as connection:
         groups = await context.publisher.groups(connection, tenant_id, [request.destination])
     publications = context.publisher.read(request, groups)
-    await _vet(context, tenant_id, publications)
+    await _vet(context, caller, publications)
     group = groups.get(request.destination)
     kept = publication.Request(
         request.destination,
@@ -140,13 +141,13 @@ def _schedule_id(text: str | None) -> str:
         raise InvalidField("Upstash-Schedule-Id", error.value, error.expected) from None
 
 
-async def _vet(context: Context, tenant_id: TenantId, publications: list[Publication]) -> None:
+async def _vet(context: Context, caller: Caller, publications: list[Publication]) -> None:
     """Refuse what a publish would refuse. Endpoints of a group were vetted when they were added, and share options."""
     one = publications[0]
     unknown = context.publisher.unknown_urls(one)
     if unknown:
         await context.publisher.look_up(unknown)
-    context.publisher.message(tenant_id, one, policy=await context.publisher.policy(tenant_id))
+    context.publisher.message(caller.tenant_id, one, policy=caller.destinations)
 
 
 def _known(schedule_id: str) -> str:

@@ -13,8 +13,7 @@ from postroad.api.documents import errors
 from postroad.api.query import Query, document_of
 from postroad.domain.callback import milliseconds
 from postroad.domain.headers import header_map
-from postroad.domain.message import Options
-from postroad.domain.tenant import Caller, TenantId
+from postroad.domain.tenant import Caller
 from postroad.domain.url_group import (
     MAX_NAME_LENGTH,
     Endpoint,
@@ -26,6 +25,7 @@ from postroad.domain.url_group import (
     parse_group_name,
 )
 from postroad.errors import InvalidField, InvalidValue, NotFound, QuotaExceeded, UnknownParameter, shown
+from postroad.publish import callback_urls
 from postroad.store import url_groups
 
 MOST_HEADER_BYTES = 64 * 1024
@@ -70,11 +70,9 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             parse_group_name(name)
         except InvalidValue as error:
             raise InvalidField("topic name", error.value, error.expected) from None
-        given = _given(await document_of(request))
-        if len({one.url for one in given}) > context.limits.max_endpoints:
-            raise QuotaExceeded("maxEndpoints", context.limits.max_endpoints)
+        given = _given(await document_of(request), most=context.limits.max_endpoints)
         urls = [(one.url, f"endpoints[{number}].url") for number, one in enumerate(given)]
-        await _vet(context, caller.tenant_id, urls)
+        await _vet(context, caller, urls)
         async with database.changing(caller.tenant_id) as connection:
             await url_groups.upsert(connection, caller.tenant_id, name, given, limits=context.limits)
         return Response()
@@ -110,7 +108,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         """
         headers = _headers(await document_of(request, most_bytes=MOST_HEADER_BYTES))
         fields, options = parse_default_headers(headers, limits=context.limits, now_s=context.clock.now_s())
-        await _vet(context, caller.tenant_id, _callback_urls(options))
+        await _vet(context, caller, list(callback_urls(options)))
         async with database.changing(caller.tenant_id) as connection:
             if not await url_groups.set_fields(connection, caller.tenant_id, _known(name), fields):
                 raise NotFound("topic", name)
@@ -134,11 +132,14 @@ def _known(name: str) -> str:
     return name
 
 
-def _given(document: dict[str, Any] | None) -> list[Endpoint]:
-    """The endpoints of a body."""
+def _given(document: dict[str, Any] | None, *, most: int) -> list[Endpoint]:
+    """The endpoints of a body. Raises `QuotaExceeded` before it looks at more of them than a group may have."""
+    items = _items(document)
+    if len(items) > most:
+        raise QuotaExceeded("maxEndpoints", most)
     return [
         parse_endpoint(_text(item.get("url"), f"{path}.url"), _text(item.get("name"), f"{path}.name"), path=path)
-        for path, item in _items(document)
+        for path, item in items
     ]
 
 
@@ -203,20 +204,15 @@ def _text_of(value: Any) -> str:
     return "" if value is None else orjson.dumps(value).decode()
 
 
-async def _vet(context: Context, tenant_id: TenantId, urls: Sequence[tuple[str, str]]) -> None:
+async def _vet(context: Context, caller: Caller, urls: Sequence[tuple[str, str]]) -> None:
     """Refuse URLs, given with their fields, that no message may go to; all names are looked up at the same time."""
-    policy = await context.publisher.policy(tenant_id)
     vetted = await asyncio.gather(
-        *(context.publisher.vet_url(url, field=field, policy=policy) for url, field in urls), return_exceptions=True
+        *(context.publisher.vet_url(url, field=field, policy=caller.destinations) for url, field in urls),
+        return_exceptions=True,
     )
     for refusal in vetted:
         if isinstance(refusal, BaseException):
             raise refusal
-
-
-def _callback_urls(options: Options) -> list[tuple[str, str]]:
-    named = (("Upstash-Callback", options.callback), ("Upstash-Failure-Callback", options.failure_callback))
-    return [(callback.url, name) for name, callback in named if callback is not None]
 
 
 def _view(group: UrlGroup) -> dict[str, Any]:

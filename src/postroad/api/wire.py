@@ -13,7 +13,7 @@ from postroad.domain.dead_letter import DeadLetter
 from postroad.domain.headers import header_map
 from postroad.domain.ids import MessageId, message_text
 from postroad.domain.log import Event, Position, State
-from postroad.domain.message import After, Message, Options, StoredMessage
+from postroad.domain.message import After, Callback, Message, Options, StoredMessage
 from postroad.domain.redaction import Redaction, parse_redaction, redacted_body
 from postroad.domain.reply import Headers
 from postroad.domain.schedule import Schedule, TickState
@@ -117,7 +117,7 @@ def event_view(event: Event) -> dict[str, Any]:
         if callback is not None:
             view[name] = callback.url
             if callback.options.headers:
-                view[f"{name}Headers"] = _header(stored, callback.options.headers)
+                view[f"{name}Headers"] = _callback_header(stored, callback)
     if options.retry_delay is not None:
         view["retryDelayExpr"] = options.retry_delay
     return view | _details(stored)
@@ -136,6 +136,13 @@ def cursor_of(position: Position) -> str:
 
 def _header(stored: StoredMessage, headers: Headers) -> dict[str, list[str]]:
     return header_map(_redaction(stored).redacted_headers(headers))
+
+
+def _callback_header(stored: StoredMessage, callback: Callback) -> dict[str, list[str]]:
+    """Its headers without what the message hides, or the callback itself, as it will when it is a message."""
+    hidden = [text for text in (stored.message.options.redact, callback.options.redact) if text is not None]
+    redaction = parse_redaction(",".join(hidden)) if hidden else _NOTHING
+    return header_map(redaction.redacted_headers(callback.options.headers))
 
 
 def _redaction(stored: StoredMessage) -> Redaction:
@@ -162,7 +169,7 @@ def _callbacks(stored: StoredMessage) -> dict[str, Any]:
         if callback is not None:
             view[name] = callback.url
             if callback.options.headers:
-                view[f"{name}Header"] = _header(stored, callback.options.headers)
+                view[f"{name}Header"] = _callback_header(stored, callback)
     return view
 
 

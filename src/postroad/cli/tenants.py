@@ -44,16 +44,13 @@ def show(tenant: Tenant = "default") -> None:
 @commands.command()
 def create(tenant: Annotated[str, typer.Option(help="Name of the tenant.")]) -> None:
     """Make a tenant, with signing keys of its own and no token yet."""
-    from postroad.errors import AlreadyExists
-    from postroad.store import tenants
+    from postroad.tenancy import make_tenant
 
     check_name(tenant)
 
     async def make(url: str) -> None:
         async with unlocked(url) as connection, connection.transaction():
-            if await tenants.find(connection, tenant) is not None:
-                raise AlreadyExists("tenant", tenant)
-            await tenants.ensure(connection, tenant)
+            await make_tenant(connection, tenant, {})
 
     with_database(make)
 

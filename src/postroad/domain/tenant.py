@@ -66,12 +66,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The tenant on whose behalf a request acts, how far its token reaches, and limits as in `Tenant`."""
+    """The tenant on whose behalf a request acts, how far its token reaches, and what is set for it as in `Tenant`."""
 
     tenant_id: TenantId
     access: Access
     max_calls_per_second: int | None = None
     max_messages_per_day: int | None = None
+    destinations: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from postroad.errors import Misconfigured
 from postroad.vault import PLAIN, Vault
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -112,6 +113,15 @@ def sqlalchemy_engine(url: str) -> AsyncEngine:
     return create_async_engine(
         "postgresql+asyncpg://", async_creator=partial(connect, url, command_timeout=None), poolclass=NullPool
     )
+
+
+def unreachable(error: BaseException) -> Misconfigured:
+    """Why there is no connection to be had, for an operator; never with what the URL holds."""
+    words = str(error).partition("\n")[0] or "no answer in time"
+    if isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError):
+        # Of a URL with a password as it is, Python's parsers take a part for the port, and quote it.
+        words = "its URL cannot be read, write % / ? # @ : [ ] in a password as %25 %2F %3F %23 %40 %3A %5B %5D"
+    return Misconfigured(f"cannot connect to the database: {words}")
 
 
 def with_vault(connection: asyncpg.Connection[asyncpg.Record], vault: Vault) -> asyncpg.Connection[asyncpg.Record]:

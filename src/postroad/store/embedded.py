@@ -30,11 +30,13 @@ CLUSTERS, BINARIES = Path("/var/lib/postroad"), Path("/var/cache/postroad")  # f
 MAX_LOG_BYTES = 10 * 1024 * 1024
 SOCKET, MAX_SOCKET_PATH_BYTES = ".s.PGSQL.5432", 103  # Linux allows 107 bytes, macOS 103
 START_SECONDS, FAST_STOP_SECONDS, HARD_STOP_SECONDS = 300.0, 30.0, 10.0  # a start may have to replay max_wal_size
+# Parallel plans need room in /dev/shm, of which a container has 64 MB, and our statements touch few rows. The log is
+# terse, because the DETAIL of an error quotes the row that was refused, and with it bodies and headers.
 SETTINGS = """
     --listen_addresses= --max_connections=100 --timezone=UTC --log_min_messages=warning --jit=off --random_page_cost=1.1
     --fsync=on --full_page_writes=on --synchronous_commit=on --max_wal_size=4GB --checkpoint_timeout=15min
-    --max_parallel_workers_per_gather=0 --max_parallel_maintenance_workers=0
-"""  # Parallel plans need room in /dev/shm, of which a container has 64 MB, and our statements touch few rows.
+    --max_parallel_workers_per_gather=0 --max_parallel_maintenance_workers=0 --log_error_verbosity=terse
+"""
 CREATE = r"SELECT format('CREATE DATABASE %I', :'name') WHERE :'name' NOT IN (SELECT datname FROM pg_database) \gexec"
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -18,9 +19,9 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from postroad.domain.tenant import TenantId
-from postroad.errors import DatabaseUnavailable, Misconfigured, OutcomeUnknown, PostroadError
+from postroad.errors import DatabaseUnavailable, OutcomeUnknown, PostroadError
 from postroad.store.connecting import CALL_DEADLINE_S as CALL_DEADLINE_S
-from postroad.store.connecting import UNREACHABLE, connect, open_pool, with_vault
+from postroad.store.connecting import UNREACHABLE, connect, open_pool, unreachable, with_vault
 from postroad.store.connecting import Connection as Connection
 from postroad.store.connecting import Row as Row
 from postroad.store.connecting import vault_of as vault_of
@@ -38,7 +39,10 @@ _dialect = dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
 
 
 class DataRefused(PostroadError):
-    """The database refuses a value (SQLSTATE classes 22 and 23); nothing of the transaction was stored."""
+    """The database refuses a value (SQLSTATE classes 22 and 23); nothing of the transaction was stored.
+
+    Says where, and never the value.
+    """
 
 
 class TryAgain(PostroadError):
@@ -92,7 +96,7 @@ class Database:
         try:
             pool = await open_pool(url, most=connections, vault=(vault := Vault()))
         except (*UNREACHABLE, ValueError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         database = cls(url, pool, vault=vault, wall=Wall(is_wanted=walled))
         try:
             async with database.connection() as connection:
@@ -100,11 +104,11 @@ class Database:
         except PostroadError as error:
             await database.close()
             if isinstance(error, DatabaseUnavailable):
-                raise _unreachable(error.__cause__ or error) from error
+                raise unreachable(error.__cause__ or error) from error
             raise
         except (asyncpg.SyntaxOrAccessError, ValueError) as error:
             await database.close()
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         return database
 
     def limited(self, connections: int) -> Database:
@@ -254,7 +258,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
     try:
         connection = with_vault(await connect(url), Vault())
     except (*UNREACHABLE, ValueError) as error:
-        raise _unreachable(error) from error
+        raise unreachable(error) from error
     try:
         yield connection
     finally:
@@ -330,7 +334,8 @@ class _translating:  # noqa: N801  reads as a phrase where it is used
                 # No partition for the row: the fault is ours, not the row's.
                 raise DatabaseUnavailable from error
             case asyncpg.DataError() | asyncpg.IntegrityConstraintViolationError():
-                raise DataRefused(_first_line(error)) from error
+                # Not `from error`, whose words would stand in every traceback.
+                raise DataRefused(_refusal(error)) from None
             case asyncpg.PostgresSyntaxError() | asyncpg.SyntaxOrAccessError():
                 return
             case (
@@ -352,8 +357,14 @@ def _words(error: BaseException) -> str:
     return _first_line(error) or type(error).__name__
 
 
-def _unreachable(error: BaseException) -> Misconfigured:
-    return Misconfigured(f"cannot connect to the database: {_first_line(error) or 'no answer in time'}")
+def _refusal(error: asyncpg.PostgresError) -> str:
+    """What refuses a value, in our words: server and driver quote it."""
+    argument = _ARGUMENT.search(str(error))
+    names = (error.table_name, error.column_name, error.constraint_name, argument and argument[0])
+    return f"the database refuses a value ({', '.join([type(error).__name__, *filter(None, names)])})"
+
+
+_ARGUMENT = re.compile(r"argument \$[0-9]+")
 
 
 def _first_line(error: BaseException) -> str:

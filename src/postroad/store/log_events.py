@@ -23,7 +23,8 @@ from postroad.vault import OVERHEAD
 PAGE_BODY_BYTES = 16 * 1024 * 1024
 """A page ends early when it would hold more of bodies: that of a message comes again with each of its events."""
 
-_FETCH = statement("fetch")
+_FETCH = statement("fetch") + "-- for readers"
+"""A text of its own: one that claims and readers use in turn, under two roles, is planned anew each time."""
 
 
 async def page(

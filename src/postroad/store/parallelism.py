@@ -19,17 +19,19 @@ _START = UUID(int=0)
 async def limit(connection: Connection, tenant_id: TenantId, parallelism: int) -> None:
     """Let no more deliveries of a tenant begin than this, as long as others are under way.
 
-    Outside a transaction: every step commits by itself. What is being published meanwhile, by a statement that began
+    Outside a transaction every step commits by itself. What is being published meanwhile, by a statement that began
     before, may be left out: gather that a moment later.
     """
-    await connection.execute("update tenants set parallelism = $2 where id = $1", tenant_id, parallelism)
-    await connection.execute(
-        """
-        insert into flow_keys (tenant_id, key, parallelism_pinned) values ($1, '', true)
-        on conflict (tenant_id, key) do update set parallelism_pinned = true
-        """,
-        tenant_id,
-    )
+    # The two belong together. First the tenant, as claims do, so that changes at once come one after the other.
+    async with connection.transaction():
+        await connection.execute("update tenants set parallelism = $2 where id = $1", tenant_id, parallelism)
+        await connection.execute(
+            """
+            insert into flow_keys (tenant_id, key, parallelism_pinned) values ($1, '', true)
+            on conflict (tenant_id, key) do update set parallelism_pinned = true
+            """,
+            tenant_id,
+        )
     await gather(connection, tenant_id)
 
 
@@ -47,7 +49,7 @@ async def gather(connection: Connection, tenant_id: TenantId) -> int:
               order by id limit $3 for update)
             update deliveries d set flow_key_id = k.id
             from flow_keys k
-            where k.tenant_id = $1 and k.key = '' and d.id = any(array(select id from step))
+            where k.tenant_id = $1 and k.key = '' and k.parallelism_pinned and d.id = any(array(select id from step))
             returning d.id
             """,
             tenant_id,
@@ -66,17 +68,19 @@ async def unlimit(connection: Connection, tenant_id: TenantId) -> None:
 
     What is under way, or published at this very moment, stays under the empty key, where nothing holds it any more.
     """
-    await connection.execute(
-        "update flow_keys set parallelism_pinned = false where tenant_id = $1 and key = ''", tenant_id
-    )
-    await connection.execute("update tenants set parallelism = null where id = $1", tenant_id)
+    async with connection.transaction():
+        await connection.execute("update tenants set parallelism = null where id = $1", tenant_id)
+        await connection.execute(
+            "update flow_keys set parallelism_pinned = false where tenant_id = $1 and key = ''", tenant_id
+        )
     after = _START
     while True:
         rows = await connection.fetch(
             """
             with step as materialized (
               select id from deliveries
-              where flow_key_id = (select id from flow_keys where tenant_id = $1 and key = '')
+              where flow_key_id = (
+                  select id from flow_keys where tenant_id = $1 and key = '' and not parallelism_pinned)
                 and state <> 2 and id > $2
               order by id limit $3 for update)
             update deliveries set flow_key_id = null where id = any(array(select id from step)) returning id

@@ -35,22 +35,25 @@ Step: TypeAlias = Callable[[Connection, Any], Awaitable[tuple[int, Any]]]
 
 async def seal(database: Database) -> dict[str, int]:
     """Seal all that is not sealed yet; gives how many rows of which table. It can be broken off, and run again."""
-    first = UUID(int=0)
-    steps: dict[str, tuple[Step, Any]] = {
-        "signing_keys": (_signing_keys, 0),
-        "url_groups": (_url_groups, 0),
-        "schedules": (_schedules, (0, "")),
-        "messages": (_messages, first),
-        "dead_letters": (_dead_letters, 0),
-    }
     counts = {}
-    for table, (step, after) in steps.items():
+    for table, (step, after) in steps().items():
         counts[table] = 0
         while after is not None:
             take = partial(_take, step, after)
             count, after = await database.repeated(take)
             counts[table] += count
     return counts
+
+
+def steps() -> dict[str, tuple[Step, Any]]:
+    """By table, how its rows are sealed, and the place before the first of them."""
+    return {
+        "signing_keys": (_signing_keys, 0),
+        "url_groups": (_url_groups, 0),
+        "schedules": (_schedules, (0, "")),
+        "messages": (_messages, UUID(int=0)),
+        "dead_letters": (_dead_letters, 0),
+    }
 
 
 async def _take(step: Step, after: Any, connection: Connection) -> tuple[int, Any]:
@@ -160,7 +163,10 @@ async def _dead_letters(connection: Connection, after: int) -> tuple[int, int | 
     )
     few = _few(listed)
     rows = await connection.fetch(
-        "select id, tenant_id, message_id, header, body from dead_letters where id = any($1::bigint[]) for update",
+        """
+        select id, tenant_id, message_id, header, body from dead_letters
+        where id = any($1::bigint[]) and sealed is null order by id for update
+        """,
         [row["id"] for row in few],
     )
     vault = vault_of(connection)

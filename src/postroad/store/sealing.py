@@ -81,7 +81,10 @@ def open_options(vault: Vault, text: str | None, number: int, where: bytes) -> s
     if text is None or f'"{_SEALED}"' not in text:
         return text
     stored: dict[str, Any] = orjson.loads(text)
-    callbacks = vault.open_text(stored.pop(_SEALED), number, where)
+    if _SEALED not in stored:
+        # A flow-control key or an endpoint may be called so.
+        return text
+    callbacks = vault.open_text(str(stored.pop(_SEALED)), number, where)
     return orjson.dumps(stored | orjson.loads(callbacks)).decode()
 
 

@@ -18,23 +18,25 @@ from postroad.store.sealing import open_keys, seal_keys
 
 async def ensure(connection: Connection, name: str, *, keys: SigningKeys | None = None) -> TenantId:
     """The tenant of this name, made with a pair of keys when there is none."""
-    found: int | None = await connection.fetchval("select id from tenants where name = $1", name)
-    if found is not None:
-        return TenantId(found)
+    found = await find(connection, name) or await add(connection, name, keys=keys) or await find(connection, name)
+    assert found is not None
+    return found
+
+
+async def add(connection: Connection, name: str, *, keys: SigningKeys | None = None) -> TenantId | None:
+    """A new tenant with a pair of keys; None if there is one of this name, also if somebody else makes it just now."""
+    found: int | None = await connection.fetchval(
+        "insert into tenants (name) values ($1) on conflict (name) do nothing returning id", name
+    )
+    if found is None:
+        return None
     pair = keys or SigningKeys(random_text("sig_"), random_text("sig_"))
-    tenant_id: int = await connection.fetchval(
-        "insert into tenants (name) values ($1) on conflict (name) do update set name = excluded.name returning id",
-        name,
-    )
     await connection.execute(
-        """
-        insert into signing_keys (tenant_id, current_key, next_key, sealed) values ($1, $2, $3, $4)
-        on conflict do nothing
-        """,
-        tenant_id,
-        *seal_keys(vault_of(connection), pair, TenantId(tenant_id)),
+        "insert into signing_keys (tenant_id, current_key, next_key, sealed) values ($1, $2, $3, $4)",
+        found,
+        *seal_keys(vault_of(connection), pair, TenantId(found)),
     )
-    return TenantId(tenant_id)
+    return TenantId(found)
 
 
 async def find(connection: Connection, name: str) -> TenantId | None:
@@ -71,10 +73,10 @@ async def signing_keys(connection: Connection, tenant_id: TenantId) -> SigningKe
 
 
 async def profile(connection: Connection, tenant_id: TenantId) -> Profile:
-    """What every attempt of a tenant goes by. Through JSON what the schema before has not got."""
+    """What every attempt of a tenant goes by."""
     row = await connection.fetchrow(
         """
-        select k.current_key, k.next_key, k.sealed, t.failure_callback, to_jsonb(t) ->> 'destinations' as destinations
+        select k.current_key, k.next_key, k.sealed, t.failure_callback, t.destinations
         from signing_keys k join tenants t on t.id = k.tenant_id where k.tenant_id = $1
         """,
         tenant_id,

@@ -227,12 +227,14 @@ async def _is_granted(connection: Connection, state: Row) -> bool:
 
 
 _STATE = """
-select quote_ident(current_user) as "user", quote_ident(current_schema()) as schema,
-  current_schema()::regnamespace::oid as schema_id,
+select quote_ident(current_user) as "user", quote_ident(n.nspname) as schema, n.oid as schema_id,
   exists (select from pg_policy where polrelid = to_regclass('messages') and polname = 'tenants_apart') as is_built,
   r.oid is not null as has_role,
   coalesce(pg_has_role(r.oid, case when v.number < 160000 then 'member' else 'set' end), false) as may_take_role
 from (select current_setting('server_version_num')::int) as v(number) left join pg_roles r on r.rolname = $1
+-- Where the tables are, which need not be where new ones would be made.
+left join pg_namespace n on n.oid = coalesce(
+  (select relnamespace from pg_class where oid = to_regclass('messages')), current_schema()::regnamespace)
 """
 
 _IS_GRANTED = """
