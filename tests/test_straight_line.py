@@ -473,6 +473,31 @@ async def test_a_message_of_a_newer_version_fails_by_itself_and_stops_nobody(
     assert missing != odd
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        'options = \'{"timeout": "x"}\'',
+        "options = '{\"flow_control\": {}}'",
+        "options = '[]'",
+        "header = '[1]'",
+    ],
+)
+async def test_a_row_that_nobody_can_read_becomes_a_dead_letter_and_stops_nobody(
+    server: Running, connection: Connection, receiver: Receiver, damage: str
+) -> None:
+    bad = await server.publish(receiver.url("/bad"), Upstash_Delay="1h")
+    await connection.execute(f"update messages set {damage} where url like '%/bad'")
+    good = await server.publish(receiver.url("/good"), Upstash_Delay="1h")
+
+    await server.time_passes(timedelta(hours=1))
+
+    await server.settled(good)
+    await server.settled(bad, "FAILED")
+    [letter] = (await server.http.get("/v2/dlq")).json()["messages"]
+    assert "cannot be read" in letter["body"]
+    assert receiver.requests("/bad") == []
+
+
 async def test_a_node_that_only_accepts_wakes_one_that_only_delivers(
     serve: Serve, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,13 @@ class Unopenable(PostroadError):
         super().__init__(f"what was sealed with data key {number} cannot be opened: it is damaged, or out of its place")
 
 
+class Damaged(PostroadError):
+    """A row that says what no version of ours has written, or only a newer one."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"what is stored of the message cannot be read: {type(error).__name__}")
+
+
 class DatabaseUnavailable(Unavailable):
     """The database cannot be reached or refuses to work."""
 

@@ -15,7 +15,7 @@ from postroad.domain.message import DIRECT, METHODS, After, Message, NotBefore, 
 from postroad.domain.options import from_json, to_json
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
-from postroad.errors import KeyMissing, PostroadError, Unopenable
+from postroad.errors import Damaged, KeyMissing, PostroadError, Unopenable
 from postroad.store.deliveries import Place, release
 from postroad.store.engine import Connection, Row, statement, vault_of
 from postroad.store.sealing import (
@@ -141,49 +141,49 @@ async def fetch_body(connection: Connection, message_id: MessageId) -> bytes:
 def message_of(row: Row, vault: Vault) -> StoredMessage:
     """The message in a row that has at least the columns of fetch.sql.
 
-    One that cannot be opened says why, in its body as well, and has neither headers nor callbacks.
+    One that cannot be opened or read says why, in its body as well, and has neither headers nor callbacks.
     """
-    if row["sealed"] is not None:
-        return _opened(row, vault)
+    try:
+        if row["sealed"] is not None:
+            return _opened(row, vault)
+        options = _options(row["method"], row["header"], row["options"], tuple(row["labels"] or ()), row["queue"])
+        return _message(row, options, row["body"], row["body_bytes"])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return _unopened(row, Damaged(error))
+
+
+def _opened(row: Row, vault: Vault) -> StoredMessage:
+    number, where = row["sealed"], places(row["tenant_id"], row["id"], row["url"])
+    try:
+        header = open_json(vault, row["header"], number, where.header)
+        options = open_options(vault, row["options"], number, where.callbacks)
+        body = open_bytes(vault, row["body"], number, where.body)
+    except (KeyMissing, Unopenable) as error:
+        return _unopened(row, error)
+    # Options with callbacks are those of this message alone, and not worth remembering.
+    read = _options if options == row["options"] else _options.__wrapped__
+    opened = read(row["method"], header, options, tuple(row["labels"] or ()), row["queue"])
+    return _message(row, opened, body, plain_size(row["body_bytes"], number))
+
+
+def _unopened(row: Row, error: PostroadError) -> StoredMessage:
+    body = str(error).encode()
+    return _message(row, Options(labels=tuple(row["labels"] or ()), queue=row["queue"]), body, len(body), error)
+
+
+def _message(
+    row: Row, options: Options, body: bytes | None, body_bytes: int, unopened: PostroadError | None = None
+) -> StoredMessage:
     message = Message(
         id=row["id"],
         tenant_id=row["tenant_id"],
         url=row["url"],
-        options=_options(row["method"], row["header"], row["options"], tuple(row["labels"] or ()), row["queue"]),
-        body=row["body"],
-        body_bytes=row["body_bytes"],
-        caller_ip=row["caller_ip"],
-        source_id=row["source_id"],
-        origin=_origin(row),
-    )
-    return StoredMessage(message, row["created_at"])
-
-
-def _opened(row: Row, vault: Vault) -> StoredMessage:
-    number, tenant_id, message_id = row["sealed"], row["tenant_id"], row["id"]
-    where = places(tenant_id, message_id, row["url"])
-    options, header, body = row["options"], None, None
-    body_bytes = plain_size(row["body_bytes"], number)
-    unopened: PostroadError | None = None
-    try:
-        header = open_json(vault, row["header"], number, where.header)
-        options = open_options(vault, options, number, where.callbacks)
-        body = open_bytes(vault, row["body"], number, where.body)
-    except (KeyMissing, Unopenable) as error:
-        unopened, header, body = error, None, str(error).encode()
-        body_bytes = len(body)
-    # Options with callbacks are those of this message alone, and not worth remembering.
-    read = _options if options == row["options"] else _options.__wrapped__
-    message = Message(
-        id=message_id,
-        tenant_id=tenant_id,
-        url=row["url"],
-        options=read(row["method"], header, options, tuple(row["labels"] or ()), row["queue"]),
+        options=options,
         body=body,
         body_bytes=body_bytes,
         caller_ip=row["caller_ip"],
         source_id=row["source_id"],
-        origin=_origin(row),
+        origin=_origin(row) if unopened is None else DIRECT,
         unopened=unopened,
     )
     return StoredMessage(message, row["created_at"])
