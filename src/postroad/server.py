@@ -42,6 +42,7 @@ _FULL = "the server is at capacity, try again later"
 _CANDIDATES = 256
 _MOST_LEAVING = 1_000
 _SILENT_S = 60
+_FAREWELL_S = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +98,15 @@ class Server(uvicorn.Server):
             self.watch.tick()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was on its way when the stop began, and say with the answer that the connection ends.
+
+        Closed at once, a connection that is kept alive would take a request with it that the client has just sent.
+        """
+        self.watch.take_leave()
+        await asyncio.sleep(_FAREWELL_S)
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The node has the handlers."""
@@ -109,6 +119,7 @@ class Watch:
     def __init__(self, patience: Patience) -> None:
         self.patience = patience
         self.now = 0
+        self.is_leaving = False
         self._silent_until = 0
         self._connections: OrderedDict[_Protocol, None] = OrderedDict()
         self._leaving: set[_Protocol] = set()
@@ -139,6 +150,12 @@ class Watch:
             leaver.end()
         del self._connections[leaver]
         self._leaving.add(leaver)
+
+    def take_leave(self) -> None:
+        """From now on each answer is the last of its connection."""
+        self.is_leaving = True
+        for connection in self._connections:
+            connection.answer_last()
 
     def leave(self, connection: _Protocol) -> None:
         """A connection was lost."""
@@ -249,6 +266,8 @@ class _Protocol(HttpToolsProtocol):
         self._reading = _Reading.BODY
         self._unused_bytes = self._body_bytes = 0
         super().on_headers_complete()
+        if self._watch.is_leaving:
+            self.cycle.keep_alive = False
         # A trailer is no part of the head: what it says was not there when the request was looked at.
         self.headers = []
 
@@ -289,6 +308,11 @@ class _Protocol(HttpToolsProtocol):
             self._look_at_body(waited)
         elif waited >= self._patience.idle and self.is_waiting:
             self.end()
+
+    def answer_last(self) -> None:
+        """Close when what is being answered has been."""
+        if not self.is_waiting:
+            self.cycle.keep_alive = False
 
     def turn_away(self) -> None:
         """Say that there is no room, without waiting for a request."""

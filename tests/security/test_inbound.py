@@ -64,6 +64,19 @@ async def test_a_head_that_does_not_end_is_refused_when_its_time_is_over() -> No
         assert server.scopes == []
 
 
+async def test_a_request_that_was_on_its_way_when_the_stop_began_is_answered() -> None:
+    async with served() as server, raw(server.url) as client:
+        await client.send(GET)
+        await client.answer()
+
+        client.writer.write(GET)
+        await server.server.shutdown()
+
+        status, headers = await client.head()
+        assert (status, headers["connection"]) == (200, "close")
+        assert len(server.scopes) == 2
+
+
 async def test_a_body_that_stands_still_is_refused_and_its_application_told() -> None:
     async with served() as server, raw(server.url) as client:
         await client.send(POST + b"Content-Length: 100\r\n\r\n12345")
