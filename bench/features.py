@@ -85,7 +85,11 @@ FEATURES = (
             keys=_KEYS,
         ),
     ),
-    Feature("retries: one attempt in ten fails", _with("Upstash-Retry-Delay: 100"), failing_percent=10.0),
+    Feature(
+        "retries: one attempt in ten fails",
+        _with("Upstash-Retry-Delay: 100", "Upstash-Retries: 10"),
+        failing_percent=10.0,
+    ),
     Feature("callbacks: one message in ten", _calling_back, others_every=_CALLBACK_EVERY),
     Feature("all of that together", _everything, others_every=_CALLBACK_EVERY),
     Feature(f"URL group of {ENDPOINTS} endpoints", lambda _: Publish("/v2/publish/bench"), share=0.2, each=ENDPOINTS),
