@@ -65,6 +65,8 @@ def environment(**given: str) -> dict[str, str]:
 class Program:
     """A child process that writes into a file; as a context manager it is stopped at the end, with its children."""
 
+    stdin = subprocess.DEVNULL
+
     def __init__(self, command: Sequence[str | Path], log: Path, **variables: str) -> None:
         self._log = log
         self._command = command
@@ -75,7 +77,7 @@ class Program:
                 command,
                 cwd=HERE.parent,
                 env=environment(**variables),
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

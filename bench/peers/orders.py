@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench.programs import HERE, BenchError, Program, environment
+from bench.programs import BenchError, Program
 
 _LONGEST_ORDER_S = 1800.0
 _LONGEST_END_S = 5.0
@@ -18,22 +18,11 @@ _LONGEST_END_S = 5.0
 class Driver(Program):
     """A program that is run twice, as the producer and as the worker; what it can do stands in driver.mjs."""
 
+    stdin = subprocess.PIPE
+
     def __init__(self, command: Sequence[str | Path], log: Path, **variables: str) -> None:
-        self._log = log
-        self._command = command
+        super().__init__(command, log, **variables)
         self._orders = 0
-        with log.open("ab") as output:
-            self._from = output.tell()
-            self._process = subprocess.Popen(
-                command,
-                cwd=HERE.parent,
-                env=environment(**variables),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self.started_at = time.perf_counter()
 
     def tell(self, *order: object) -> None:
         """Give an order; `answer` waits until it is done."""
