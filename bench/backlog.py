@@ -24,7 +24,7 @@ from bench.claims import claims, quantile, steady
 from bench.programs import POSTROAD, READY, BenchError, Program, Sink, compiled, load
 from bench.report import Report, Samples, machine_facts, show_facts
 from bench.sample import TOKEN
-from bench.scenarios import prepare
+from bench.scenarios import Node, end_to_end, idle, prepare
 
 from postroad.domain.ids import message_text
 from postroad.store import deliveries, embedded
@@ -42,6 +42,8 @@ _CLAIM_MS, _RSS_MIB, _API_MS, _PUBLISH_RATIO, _DRAIN_RATIO = 20.0, 300.0, 200.0,
 _PAST, _FAR = timedelta(hours=-2), timedelta(days=30)
 _OLD, _FRESH = "statistics of an empty table", "fresh statistics"
 _EMPTY, _LIGHT = "light load, empty table", "light load beside what waits"
+_EMPTY_BURST, _BURST = "as fast as it goes, empty table", "as fast as it goes beside what waits"
+_RATE, _IDLE = "delivered/s", "CPU of python, %"
 _PUBLISH, _RSS = "publish p99, ms", "memory (RSS) of python, MiB"
 
 # $1 to $2 numbers, $3 URL, $4 when the first of an hour's are due, $5 destinations, $6 flow-control key or null.
@@ -85,6 +87,7 @@ class Scale:
     claims: int = 150
     rate: int = 200
     held_rate: int = 1_000
+    burst: int = 20_000
 
 
 def main() -> None:
@@ -136,6 +139,7 @@ class Backlog:
     def __init__(
         self, server: embedded.EmbeddedPostgres, directory: Path, sink: Sink, report: Report, scale: Scale
     ) -> None:
+        self._postmaster = server.pid
         self._full = server.url
         self._small = urlunsplit(urlsplit(server.url)._replace(path="/small"))
         self._directory = directory
@@ -159,8 +163,10 @@ class Backlog:
         for _ in range(self._scale.rounds):
             self._report.add(_EMPTY, self._light(self._small))
             self._report.add(_LIGHT, self._light(self._full))
-        self._report.show(_EMPTY)
-        self._report.show(_LIGHT)
+            self._report.add(_EMPTY_BURST, self._burst(self._small))
+            self._report.add(_BURST, self._burst(self._full))
+        for name in (_EMPTY, _LIGHT, _EMPTY_BURST, _BURST):
+            self._report.show(name)
         self._load(self._full, "due", max(quarter, 3 * _SMALL), due=_PAST)
         self._measure_due(_OLD)
         self._show("vacuum", self._vacuum())
@@ -184,6 +190,11 @@ class Backlog:
         """Each goal, and whether it was reached."""
         median = self._report.median
         checks = [("publish p99, beside / empty", median(_LIGHT, _PUBLISH) / median(_EMPTY, _PUBLISH), _PUBLISH_RATIO)]
+        checks.append(("end to end, empty / beside", median(_EMPTY_BURST, _RATE) / median(_BURST, _RATE), 1 / 0.9))
+        checks += [
+            (f"{what}, beside what waits", median(_BURST, what), most)
+            for what, most in ((_IDLE, 1.0), (_RSS, _RSS_MIB))
+        ]
         for name in (_OLD, _FRESH):
             rate = median(f"drain, small, {name}", "delivered/s") / median(f"drain, full, {name}", "delivered/s")
             checks += [
@@ -223,6 +234,17 @@ class Backlog:
         samples = {"publish p50, ms": seen.p50, _PUBLISH: seen.p99}
         samples |= {"delivery p50, ms": arrived.p50, "delivery p99, ms": arrived.p99}
         return {**samples, **calls, _RSS: rss}
+
+    def _burst(self, url: str) -> Samples:
+        """From publisher to receiver as fast as it goes, and what the node costs when that is over."""
+        self._sink.reset()
+        with self._node(url, "api,dispatcher") as program:
+            node = Node(program.ready(READY), program.pid, self._postmaster)
+            load(node.publish_url(self._sink), TOKEN, count=self._scale.burst // 10)
+            self._sink.await_all(self._scale.burst // 10)
+            samples = end_to_end(node, self._sink, self._scale.burst)
+            rss = psutil.Process(program.pid).memory_info().rss / 2**20
+            return {**samples, **idle(node, self._sink, self._scale.seconds), _RSS: rss}
 
     def _calls(self, database_url: str, address: str) -> Samples:
         """What lists, a look at one message and a cancellation take, p99."""

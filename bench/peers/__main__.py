@@ -31,7 +31,8 @@ from bench.programs import BenchError, Sink, compiled
 from bench.report import Report, Samples, machine_facts, show_facts, source_state
 from bench.scenarios import scratch
 
-POSTROAD = "postroad"
+POSTROAD = {"postroad": 1, "postroad-2": 2}
+"""What Postroad is called here, and how many processes it has. Every peer has two: a producer and a worker."""
 PEER = {
     "bullmq-always": Peer([NODE, PEERS / "bullmq.mjs"], redis("always")),
     "bullmq-everysec": Peer([NODE, PEERS / "bullmq.mjs"], redis("everysec")),
@@ -75,8 +76,8 @@ def main() -> None:
     for name in names:
         report.show(name)
     _show_table(report, names)
-    if POSTROAD in names:
-        _ratios(report, [name for name in names if name != POSTROAD])
+    for ours in [name for name in names if name in POSTROAD]:
+        _ratios(report, ours, [name for name in names if name not in POSTROAD])
     facts["edited_meanwhile"] = sorted({name for name, _ in source.items() ^ source_state().items()})
     if facts["edited_meanwhile"]:
         print(
@@ -89,14 +90,15 @@ def main() -> None:
 
 
 def _turns(names: list[str]) -> Mapping[str, Turn]:
-    return {name: postroad_turn if name == POSTROAD else partial(peer_turn, name, PEER[name]) for name in names}
+    ours = {name: partial(postroad_turn, workers) for name, workers in POSTROAD.items()}
+    return {name: ours.get(name) or partial(peer_turn, name, PEER[name]) for name in names}
 
 
 def _install(names: list[str]) -> None:
     """What these need, before the first is measured."""
     for tool in ("load", "sink"):
         compiled(tool)
-    drivers = [PEER[name].driver[0] for name in names if name != POSTROAD]
+    drivers = [PEER[name].driver[0] for name in names if name not in POSTROAD]
     if NODE in drivers:
         installed.node_packages()
     if PYTHON in drivers:
@@ -138,17 +140,17 @@ def _show_table(report: Report, names: list[str]) -> None:
         print(f"{name:<16}" + "".join(f"{value:>13,.1f}" if value < 100 else f"{value:>13,.0f}" for value in row))
 
 
-def _ratios(report: Report, peers: list[str]) -> None:
+def _ratios(report: Report, ours: str, peers: list[str]) -> None:
     """How many times as good Postroad is, of the medians of this run: more than 1 is better than the peer."""
     for peer in peers:
-        more = {name: report.median(POSTROAD, name) / report.median(peer, name) for name in MORE_IS_BETTER}
-        less = {name: report.median(peer, name) / report.median(POSTROAD, name) for name in LESS_IS_BETTER}
-        report.add(f"postroad to {peer}, times as good", more | less)
-        report.show(f"postroad to {peer}, times as good")
+        more = {name: report.median(ours, name) / report.median(peer, name) for name in MORE_IS_BETTER}
+        less = {name: report.median(peer, name) / report.median(ours, name) for name in LESS_IS_BETTER}
+        report.add(f"{ours} to {peer}, times as good", more | less)
+        report.show(f"{ours} to {peer}, times as good")
 
 
 def _options() -> tuple[Scale, list[str]]:
-    everyone, usual = [POSTROAD, *PEER], Scale()
+    everyone, usual = [*POSTROAD, *PEER], Scale()
     options = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     options.add_argument("--messages", type=int, default=usual.messages, help="messages of a burst (default: 20000)")
     options.add_argument("--repeat", type=int, default=usual.repeat, help="turns of each (default: 3)")

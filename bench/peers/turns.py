@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bench.peers.orders import Driver
 from bench.peers.stores import Store, Stores
-from bench.programs import Arrived, Sink, load
+from bench.programs import Arrived, Publish, Sink, load
 from bench.report import Samples
 from bench.sample import TOKEN
-from bench.scenarios import CALLERS, Node, drain, end_to_end, light_load, postgres, prepare, publish_only, serving
+from bench.scenarios import CALLERS, Node, burst, drain, light_load, postgres, prepare, publish_only, serving
 from bench.usage import Usage
 
 LIGHT_RATE = 50
@@ -21,6 +21,8 @@ END_TO_END, ENQUEUE, DRAIN, LIGHT = "end to end", "enqueue only", "drain", f"{LI
 ALL_THREE = "these three"
 """Producer, worker and store: what a busy machine does not disturb."""
 LOST, TWICE = "lost", "delivered more than once"
+CALLBACK_EVERY = 100
+"""One message in so many asks for a callback, where there is such a thing."""
 _NO_PROGRESS_S = 20.0
 _QUIET_WINDOW_S, _QUIET_CPU_S, _LONGEST_NOISE_S = 0.3, 0.04, 10.0
 
@@ -51,19 +53,20 @@ class Peer:
     store: Stores
 
 
-def postroad_turn(sink: Sink, directory: Path, scale: Scale) -> Samples:
-    """The scenarios of bench.run, which raise when a message is lost or comes unsigned."""
+def postroad_turn(workers: int, sink: Sink, directory: Path, scale: Scale) -> Samples:
+    """The scenarios of bench.run, which raise when a message is lost or comes unsigned. Some ask for callbacks."""
     count, seconds = scale.messages, scale.light / LIGHT_RATE
+    publish = Publish(f"/v2/publish/{sink.url}", some=(f"Upstash-Callback: {sink.url}", CALLBACK_EVERY))
     with postgres() as server:
         prepare(server.url, directory / "migrate.log")
-        with serving(server.url, "api,dispatcher", directory / "postroad.log") as program:
+        with serving(server.url, "api,dispatcher", directory / "postroad.log", workers=workers) as program:
             node = Node(program.ready(), program.pid, server.pid)
             sink.reset()
             load(node.publish_url(sink), TOKEN, count=scale.warm_up, callers=CALLERS)
             sink.await_all(scale.warm_up)
-            both = end_to_end(node, sink, count)
+            both = burst(node, sink, count, publish, others=count // CALLBACK_EVERY)
             light = light_load(node, sink, LIGHT_RATE, seconds)
-        with serving(server.url, "api", directory / "postroad-api.log") as program:
+        with serving(server.url, "api", directory / "postroad-api.log", workers=workers) as program:
             node = Node(program.ready(), program.pid, server.pid)
             load(node.publish_url(sink), TOKEN, count=scale.warm_up, callers=CALLERS)
             drain(server.url, server.pid, sink, directory / "postroad-dispatcher.log", scale.warm_up)
