@@ -202,8 +202,8 @@ async def serve(database_url: str) -> AsyncIterator[Serve]:
     """Start servers on the test's database, with settings of the test's choice."""
     async with AsyncExitStack() as stack:
 
-        async def start(*, dev: bool = False, **settings: Any) -> Running:
-            return await stack.enter_async_context(running(database_url, dev=dev, **settings))
+        async def start(*, dev: bool = False, public: bool = False, **settings: Any) -> Running:
+            return await stack.enter_async_context(running(database_url, dev=dev, public=public, **settings))
 
         yield start
 
@@ -215,14 +215,18 @@ async def server(serve: Serve) -> Running:
 
 
 @asynccontextmanager
-async def running(database_url: str, *, dev: bool = False, **given: Any) -> AsyncIterator[Running]:
-    """A server in this event loop; with `dev`, one whose clock may be moved."""
+async def running(
+    database_url: str, *, dev: bool = False, public: bool = False, **given: Any
+) -> AsyncIterator[Running]:
+    """A server in this event loop; with `dev`, one whose clock may be moved, a `public` one knows its own URL."""
     settings: Settings = load({}, **{"destinations": "any", "port": 0, "shutdown_grace": timedelta(seconds=5), **given})
     database = await Database.connect(
         database_url, connections=settings.database_connections, walled=settings.row_level_security
     )
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    if public:
+        settings = settings.model_copy(update={"public_url": url})
     node = Node(settings, database, dev=dev)
     ready = asyncio.Event()
     serving = asyncio.create_task(node.run(listener, ready.set))

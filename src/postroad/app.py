@@ -25,6 +25,7 @@ from postroad.clock import Clock
 from postroad.dispatch.dispatcher import Dispatcher
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.tls import tls_context
+from postroad.dispatch.handlers import Handlers
 from postroad.domain.network import parse_networks, parse_policy
 from postroad.domain.proxy import parse_proxy
 from postroad.errors import KeyMissing, Misconfigured, PostroadError
@@ -32,6 +33,7 @@ from postroad.intake import Intake
 from postroad.own_places import OwnPlaces
 from postroad.publish import Publisher
 from postroad.quota import Quota
+from postroad.reporting import Reporting
 from postroad.resolver import Resolver
 from postroad.server import BACKLOG, Server
 from postroad.settings import Settings
@@ -41,6 +43,7 @@ from postroad.store.engine import Database
 from postroad.store.hints import Notifier
 from postroad.store.retention import Retention
 from postroad.tenancy import Tenancy
+from postroad.watching import StatusWatch
 
 _MEASURE_EVERY_S = 5.0
 _READINESS_FRESH_S = 1.0
@@ -78,6 +81,10 @@ class Node:
             proxy=parse_proxy(settings.egress_proxy.get_secret_value()) if settings.egress_proxy else None,
         )
         self.dispatcher: Dispatcher | None = None
+        self._notifier: Notifier | None = None
+        handlers = Handlers(
+            database=database, publisher=publisher, tenancy=tenancy, clock=self._clock, expect=self._expect
+        )
         if "dispatcher" in settings.roles:
             self.dispatcher = Dispatcher(
                 database=database,
@@ -90,24 +97,24 @@ class Node:
                 retention=Retention(log=settings.log_retention, dead_letters=settings.dlq_retention),
                 region=settings.region,
                 standard_webhooks=settings.standard_webhooks,
+                public_url=settings.public_url,
                 schedule_catch_up=settings.schedule_catch_up,
+                handlers=handlers,
             )
-        self._notifier = None
-        if self.dispatcher is None:
-            self._notifier = Notifier(database)
-            expect = self._notifier.expect
         else:
-            expect = self.dispatcher.expect
+            self._notifier = Notifier(database)
         self._intake = Intake(
             database=database,
             publisher=publisher,
             dispatcher=self.dispatcher,
-            expect=expect,
+            expect=self._expect,
             quota=Quota(visitors, self._clock, most=limits.max_messages_per_day, most_of=tenancy.messages_per_day),
             max_queues=limits.max_queues,
             max_waiting=settings.max_waiting,
         )
-        self._bulk_worker = BulkWorker(visitors, expect=expect)
+        self._bulk_worker = BulkWorker(visitors, expect=self._expect)
+        self._reporting = Reporting(visitors)
+        self._watch = StatusWatch(visitors)
         trusted_proxies = parse_networks(settings.trusted_proxies)
         context = Context(
             database=visitors,
@@ -122,7 +129,11 @@ class Node:
             trusted_proxies=trusted_proxies,
             message_linger=settings.message_linger,
             key_rotation_guard=settings.key_rotation_guard or timedelta(0),
-            expect=expect,
+            expect=self._expect,
+            handlers=handlers,
+            reporting=self._reporting,
+            watch=self._watch,
+            public_url=settings.public_url,
             unready=self._unready,
             dev=dev,
         )
@@ -130,6 +141,13 @@ class Node:
         self._stopping = False
         self._impatient = asyncio.Event()
         self._readiness: tuple[float, list[str]] = (0.0, [])
+
+    def _expect(self, wait: timedelta) -> None:
+        """Tell the dispatcher of this process, or those of others, that something falls due after this wait."""
+        if self.dispatcher is not None:
+            self.dispatcher.expect(wait)
+        elif self._notifier is not None:
+            self._notifier.expect(wait)
 
     async def run(self, listener: socket.socket | None, announce: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT, then stop: no new work, finish or give back, settle, leave."""
@@ -146,6 +164,8 @@ class Node:
         tasks = [
             asyncio.create_task(self._intake.run(), name="intake"),
             asyncio.create_task(self._keep_time(), name="clock"),
+            asyncio.create_task(self._reporting.run(), name="reporting"),
+            asyncio.create_task(self._watch.run(), name="watch"),
         ]
         if self._notifier is not None:
             tasks.append(asyncio.create_task(self._notifier.run(), name="notifier"))
@@ -189,6 +209,7 @@ class Node:
     async def _stop(self, server: Server | None, tasks: list[asyncio.Task[None]]) -> None:
         if self.dispatcher is not None:
             self.dispatcher.stop_claiming()
+        self._watch.stop()
         if server is not None:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)

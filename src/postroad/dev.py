@@ -57,7 +57,9 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     listener = app.listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
-    chosen = settings.model_copy(update={"destinations": settings.destinations or "any"})
+    chosen = settings.model_copy(
+        update={"destinations": settings.destinations or "any", "public_url": settings.public_url or address}
+    )
     with listener, database_url(settings) as url:
         keys = asyncio.run(
             prepare(

@@ -21,9 +21,11 @@
     │   ├── OnlyInDevelopment
     │   ├── AlreadyExists
     │   ├── RotatedRecently
+    │   ├── Over                   what was to be changed has gone on, or ended, meanwhile
     │   └── NotFound
     ├── Unavailable                ours: try again later
     │   ├── IntakeFull
+    │   ├── TooManyWaiting         ... for changes of messages
     │   ├── StillRunning           what was asked for is not finished yet, and goes on
     │   ├── OutcomeUnknown         the rows may or may not have been stored
     │   ├── KeyMissing             what is stored is sealed, and this process has not the key
@@ -195,6 +197,10 @@ class RotatedRecently(Refused):
         )
 
 
+class Over(Refused):
+    """What was to be changed has gone on, or ended, meanwhile: the text says what."""
+
+
 class NotFound(Refused):
     """No such thing for this tenant; another tenant's thing answers the same."""
 
@@ -214,6 +220,13 @@ class IntakeFull(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the server is at capacity, try again later")
+
+
+class TooManyWaiting(Unavailable):
+    """As many as one process lets wait for changes of messages do so already."""
+
+    def __init__(self) -> None:
+        super().__init__("too many wait for changes of messages here, ask without waiting or try again later")
 
 
 class StillRunning(Unavailable):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -73,6 +74,13 @@ def _url(value: object) -> object:
     return value
 
 
+def _origin(value: object) -> object:
+    text = str(value).rstrip("/")
+    if urlsplit(str(_url(text))).query or "#" in text:
+        raise ValueError(f"{text} has a query or a fragment: expected a URL such as https://queue.example.com")
+    return text
+
+
 def _master_keys(value: object) -> object:
     parse_master_keys(value if isinstance(value, str) else "")
     return value
@@ -99,6 +107,9 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="port to listen on")
     roles: Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_roles)] = Field(
         ROLES, description="what this node does: api, dispatcher"
+    )
+    public_url: Annotated[str, BeforeValidator(_origin)] | None = Field(
+        None, description="where handlers reach this server to report, e.g. https://queue.example.com; `dev` knows it"
     )
     trusted_proxies: Annotated[str, BeforeValidator(_networks)] = Field(
         "", description="addresses and networks of proxies whose X-Forwarded-For counts, e.g. 127.0.0.1,10.0.0.0/8"

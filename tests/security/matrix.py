@@ -111,6 +111,20 @@ MATRIX: dict[str, Sequence[Probe]] = {
         lambda t: Call(f"/v2/messages/{t.dead_message}"),
         lambda t: Call(f"/v2/messages/{t.finished}"),
     ],
+    "GET /v2/status/{message_id}": [
+        lambda t: Call(f"/v2/status/{t.message}"),
+        lambda t: Call(f"/v2/status/{t.dead_message}"),
+        lambda t: Call(f"/v2/status/{t.finished}"),
+    ],
+    "GET /v2/status/{message_id}/log": [
+        lambda t: Call(f"/v2/status/{t.message}/log"),
+        lambda t: Call(f"/v2/status/{t.dead_message}/log"),
+        lambda t: Call(f"/v2/status/{t.finished}/log"),
+    ],
+    "GET /v2/status/{message_id}/stream": [
+        lambda t: Call(f"/v2/status/{t.dead_message}/stream"),
+        lambda t: Call(f"/v2/status/{t.finished}/stream"),
+    ],
     "GET /v2/logs": _log("/v2/logs"),
     "GET /v2/events": _log("/v2/events"),
     "GET /v2/dlq": [
@@ -174,6 +188,16 @@ MATRIX: dict[str, Sequence[Probe]] = {
     "POST /v2/messages/{message_id}/retry": [
         lambda t: Call(f"/v2/messages/{t.message}/retry"),
         lambda t: Call(f"/v2/messages/{t.finished}/retry"),
+    ],
+    "POST /v2/status/{message_id}": [
+        lambda t: Call(f"/v2/status/{t.message}", json={"progress": 1}),
+        lambda t: Call(f"/v2/status/{t.dead_message}", json={"progress": 1}),
+        lambda t: Call(f"/v2/status/{t.finished}", json={"progress": 1}),
+    ],
+    "POST /v2/status/{message_id}/url": [
+        lambda t: Call(f"/v2/status/{t.message}/url"),
+        lambda t: Call(f"/v2/status/{t.dead_message}/url"),
+        lambda t: Call(f"/v2/status/{t.finished}/url"),
     ],
     "POST /v2/dlq/retry/{dlq_id}": [lambda t: Call(f"/v2/dlq/retry/{t.dlq}")],
     "POST /v2/dlq/retry": [

@@ -17,7 +17,7 @@ from postroad.errors import DatabaseUnavailable
 from postroad.store import dead_letters, lookups, migrations, wall
 from postroad.store.engine import Connection, Database, DataRefused
 from postroad.store.filters import Filters
-from postroad.store.tables import metadata
+from postroad.store.tables_of_handlers import metadata
 from tests.conftest import Serve
 
 ONE, OTHER = TenantId(1), TenantId(2)
@@ -41,6 +41,8 @@ insert into schedules (tenant_id, id, cron, destination, fields, next_at)
   select tenant_id, 's', '* * * * *', 'http://x', '[]', 'infinity' from messages;
 insert into bulk_actions (id, tenant_id, kind, filter, filter_hash, total, held_until)
   select id::text, tenant_id, 'cancel', '{}', '', 1, now() from messages;
+insert into reports (message_id, tenant_id, progress) select id, tenant_id, 1 from messages;
+insert into waits (message_id, tenant_id, lease, span, deadline) select id, tenant_id, 1, '1 min', now() from messages;
 """
 
 

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from postroad.dispatch import janitor
+from postroad.dispatch.handlers import Handlers
 from postroad.dispatch.janitor import Janitor
 from postroad.domain.dead_letter import DeadLetter
 from postroad.domain.ids import IdMint, MessageId, first_id_of, message_text
@@ -123,7 +124,13 @@ async def days(connection: Connection) -> set[str]:
 
 def node(database: Database, kept: Retention = KEPT) -> Janitor:
     """The janitor of a node, for this one chore."""
-    return Janitor(database=database, publisher=cast("Publisher", None), retention=kept, expect=lambda _: None)
+    return Janitor(
+        database=database,
+        publisher=cast("Publisher", None),
+        retention=kept,
+        expect=lambda _: None,
+        handlers=cast("Handlers", None),
+    )
 
 
 def janitor_of(server: Running) -> Janitor:

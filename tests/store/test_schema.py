@@ -19,13 +19,15 @@ from sqlalchemy.exc import DBAPIError
 from postroad.store import data_keys, migrations, partitions
 from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.engine import Connection
-from postroad.store.tables import metadata
+from postroad.store.tables_of_handlers import metadata
 from postroad.vault import parse_master_keys
 from tests.conftest import at_database
 
+_NOT_OURS = ("messages_", "attempts_", "reports_", "alembic_")
+
 
 def _is_ours(_: Any, name: str | None, kind: str, __: bool, ___: Any) -> bool:
-    return not (kind == "table" and name is not None and name.startswith(("messages_", "attempts_", "alembic_")))
+    return not (kind == "table" and name is not None and name.startswith(_NOT_OURS))
 
 
 async def test_upgrading_from_empty_gives_the_tables_of_the_code(database_url: str) -> None:

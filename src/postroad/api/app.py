@@ -19,6 +19,7 @@ from postroad.api import (
     messages,
     queues,
     schedules,
+    status,
     url_groups,
 )
 from postroad.api.auth import Authentication
@@ -45,6 +46,7 @@ def application(context: Context, *, docs: bool) -> App:
     for routes in (
         messages.router(context, auth),
         bulk_actions.router(context, auth),
+        status.router(context, auth),
         dlq.router(context, auth),
         url_groups.router(context, auth),
         schedules.router(context, auth),

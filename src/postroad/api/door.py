@@ -327,6 +327,7 @@ _RESOURCES = {
     name.lower(): name
     for name in (
         "messages",
+        "status",
         "dlq",
         "queues",
         "topics",

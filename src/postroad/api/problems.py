@@ -14,6 +14,7 @@ from postroad.errors import (
     Forbidden,
     NotFound,
     OnlyInDevelopment,
+    Over,
     PostroadError,
     QuotaExceeded,
     RateExceeded,
@@ -85,7 +86,7 @@ def _status(error: PostroadError) -> int:
             return 404
         case Forbidden() | OnlyInDevelopment():
             return 403
-        case AlreadyExists() | RotatedRecently():
+        case AlreadyExists() | RotatedRecently() | Over():
             return 409
         case QuotaExceeded():
             return 412

@@ -11,7 +11,7 @@ from time import monotonic
 
 from postroad.api.client_address import caller_ip
 from postroad.domain.network import Network
-from postroad.domain.tenant import Caller, token_hash
+from postroad.domain.tenant import Caller, Profile, TenantId, token_hash
 from postroad.errors import TooManyGuesses, Unauthenticated
 from postroad.tenancy import Tenancy
 
@@ -71,6 +71,23 @@ class Strangers:
             # A mistake keeps its place. With the last one all are given way, to be refused one after the other.
             if not is_a_new_mistake or len(source.wrong) >= MOST_WRONG:
                 source.tries.release()
+
+    async def profile(
+        self, tenant_id: TenantId, proof: str, client: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]
+    ) -> Profile:
+        """What a URL of ours says whose it is, with the keys that prove it. Raises as `caller` does.
+
+        A tenant that there is not is a guess as a token is.
+        """
+        if (known := self._tenancy.known_profile(tenant_id)) is not None:
+            return known
+        source = self._source(client, headers)
+        source.refuse_if_locked()
+        try:
+            return await self._tenancy.profile(tenant_id)
+        except LookupError:
+            source.wrong.add(token_hash(proof))
+            raise Unauthenticated from None
 
     def _source(self, client: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]) -> _Source:
         name = _source_name(caller_ip(client[0] if client else None, headers, self._trusted_proxies))

@@ -12,10 +12,12 @@ from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.request import OutgoingRequest
 from postroad.domain.callback import failure_callback
 from postroad.domain.destination import parse_url
+from postroad.domain.ids import message_text
 from postroad.domain.message import Attempt, Callback
 from postroad.domain.outcome import Failed, Outcome, outcome
 from postroad.domain.reply import NoResponse, Reply
 from postroad.domain.request import request_headers
+from postroad.domain.status_access import LIFETIME_S, PARAMETER, Purpose, grant
 from postroad.domain.tenant import Profile, SigningKeys
 from postroad.errors import InvalidDestination
 from postroad.faults import Point
@@ -42,7 +44,7 @@ class Means:
     """What every attempt is made with. `max_timeout` is the default of one attempt, and its bound.
 
     `region` is named to receivers that hold keys for several; with `standard_webhooks` there are signatures of that
-    kind beside QStash's.
+    kind beside QStash's. Handlers report to `public_url`, where this server is reached; without it they cannot.
     """
 
     egress: Egress
@@ -50,6 +52,7 @@ class Means:
     max_timeout: timedelta
     region: str | None = None
     standard_webhooks: bool = False
+    public_url: str | None = None
 
 
 async def deliver(attempt: Attempt, body: bytes, profile: Profile, means: Means) -> Finished:
@@ -85,6 +88,14 @@ def _finished(
 def _request(attempt: Attempt, body: bytes, keys: SigningKeys, means: Means) -> OutgoingRequest:
     message = attempt.message
     timeout = message.options.timeout or means.max_timeout
+    now_s = int(means.clock.now_s())
+    status_url = None
+    if means.public_url is not None:
+        until_s, lease = now_s + LIFETIME_S, attempt.lease
+        access = grant(
+            keys.current, message.id, message.tenant_id, purpose=Purpose.REPORT, until_s=until_s, lease=lease
+        )
+        status_url = f"{means.public_url}/v2/status/{message_text(message.id)}?{PARAMETER}={access}"
     return OutgoingRequest(
         url=parse_url(message.url),
         method=message.options.method,
@@ -92,9 +103,10 @@ def _request(attempt: Attempt, body: bytes, keys: SigningKeys, means: Means) -> 
             attempt,
             body,
             signing_key=keys.current,
-            now_s=int(means.clock.now_s()),
+            now_s=now_s,
             region=means.region,
             webhook_keys=keys if means.standard_webhooks else None,
+            status_url=status_url,
         ),
         body=body,
         timeout=min(timeout, means.max_timeout).total_seconds(),

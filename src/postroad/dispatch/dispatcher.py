@@ -14,6 +14,7 @@ from postroad.clock import Clock
 from postroad.dispatch.claimer import Claimer
 from postroad.dispatch.deliver import Finished, Means, defective, deliver
 from postroad.dispatch.egress.client import Egress
+from postroad.dispatch.handlers import Handlers
 from postroad.dispatch.janitor import Janitor
 from postroad.dispatch.pulse import Pulse
 from postroad.dispatch.scheduler import Scheduler
@@ -65,14 +66,16 @@ class Dispatcher:
         max_timeout: timedelta,
         retention: Retention,
         schedule_catch_up: timedelta,
+        handlers: Handlers,
         region: str | None = None,
         standard_webhooks: bool = False,
+        public_url: str | None = None,
     ) -> None:
         self.id: int | None = None
         self._database = database
         self._bodies = database.limited(2)
         self._tenancy = tenancy
-        self._means = Means(egress, clock, max_timeout, region, standard_webhooks)
+        self._means = Means(egress, clock, max_timeout, region, standard_webhooks, public_url)
         self._slots = Slots(slots)
         self._large = Slots(_LARGE_BODIES)
         self._large_freed = asyncio.Event()
@@ -86,6 +89,7 @@ class Dispatcher:
             publisher=publisher,
             retention=retention,
             expect=self.expect,
+            handlers=handlers,
         )
         self._scheduler = Scheduler(
             database=database, publisher=publisher, catch_up=schedule_catch_up, expect=self.expect

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+from postroad.dispatch.handlers import Handlers
 from postroad.domain.bulk_action import BulkActionId
 from postroad.domain.callback import callbacks, failure_callback
 from postroad.domain.dead_letter import dlq_id
@@ -43,6 +44,7 @@ TICKS_KEPT = timedelta(days=1)
 USAGE_KEPT = timedelta(days=40)
 BULK_ACTIONS_KEPT = timedelta(days=7)
 QUEUES_EVERY_S = 30.0
+WAITS_EVERY_S = 1.0
 BULK_ACTIONS_EVERY_S = 2.0
 PARTITIONS_EVERY_S = 3600.0
 HISTORY_EVERY_S = 3600.0
@@ -63,8 +65,10 @@ class Janitor:
         publisher: Publisher,
         retention: Retention,
         expect: Callable[[timedelta], None],
+        handlers: Handlers,
     ) -> None:
         self._database = database
+        self._handlers = handlers
         self._publisher = publisher
         self._retention = retention
         self._expect = expect
@@ -78,6 +82,7 @@ class Janitor:
         async with asyncio.TaskGroup() as chores:
             chores.create_task(_every(RESCUE_EVERY_S, rescue))
             chores.create_task(_every(PRUNE_EVERY_S, self.prune))
+            chores.create_task(_every(WAITS_EVERY_S, self._handlers.expire))
             chores.create_task(_every(QUEUES_EVERY_S, self.keep_queues))
             chores.create_task(_every(BULK_ACTIONS_EVERY_S, self.go_on_with_bulk_actions))
             chores.create_task(_every(PARTITIONS_EVERY_S, self.make_partitions))

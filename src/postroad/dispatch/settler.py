@@ -15,12 +15,13 @@ from postroad.dispatch.deliver import Finished
 from postroad.domain.callback import callbacks
 from postroad.domain.dead_letter import dlq_id
 from postroad.domain.message import Attempt
-from postroad.domain.outcome import Delivered, Failed, Retry, error_text
+from postroad.domain.outcome import Delivered, Failed, Retry, Waits, error_text
 from postroad.domain.reply import NoResponse, Response
 from postroad.errors import InvalidDestination, OutcomeUnknown, Unavailable
 from postroad.faults import Point
 from postroad.publish import Publisher
-from postroad.store.deliveries import Ended, Settled, Settlement, lock_queues, release, settle
+from postroad.store import waits
+from postroad.store.deliveries import RESULT_BYTES, Ended, Settled, Settlement, lock_queues, release, settle
 from postroad.store.engine import Connection, Database, DataRefused, TryAgain
 from postroad.store.messages import NewMessage, header_text
 from postroad.telemetry import attempt_ended
@@ -137,19 +138,40 @@ class Settler:
             bare = replace(finished, reply=NoResponse("the response could not be stored"))
             await self._settle_until_known(dispatcher_id, [bare], refusals + 1)
 
+    async def settle_within(
+        self, connection: Connection, dispatcher_id: int, batch: Sequence[Finished], *, silent: bool = False
+    ) -> tuple[list[Settled], bool]:
+        """Settle in a transaction of the caller's, with callbacks unless `silent`, and let go what waited behind.
+
+        Gives what took effect, and whether there were callbacks.
+        """
+        settled = await settle(connection, dispatcher_id, [_settlement(finished) for finished in batch])
+        await lock_queues(connection, settled)
+        reported = not silent and await self._report(connection, batch, settled)
+        await release(connection, settled)
+        return settled, reported
+
+    def announce(self, batch: Sequence[Finished], *, reported: bool) -> None:
+        """Say when something falls due that follows from what was settled."""
+        delays = [finished.outcome.delay for finished in batch if isinstance(finished.outcome, Retry)]
+        if reported or any(finished.attempt.is_gated for finished in batch):
+            delays.append(timedelta(0))
+        if delays:
+            self._expect(min(delays))
+
     async def _settle(self, dispatcher_id: int, batch: list[Finished], *, silent: bool, is_repeated: bool) -> None:
-        settlements = [_settlement(finished) for finished in batch]
+        if any(isinstance(finished.outcome, Waits) for finished in batch):
+            batch = await self._leave_to_handlers(dispatcher_id, batch)
+            if not batch:
+                return
         if any(finished.attempt.is_gated or _is_reported(finished) for finished in batch):
             async with self._database.transaction() as connection:
-                settled = await settle(connection, dispatcher_id, settlements)
-                await lock_queues(connection, settled)
-                reported = not silent and await self._report(connection, batch, settled)
-                await release(connection, settled)
+                settled, reported = await self.settle_within(connection, dispatcher_id, batch, silent=silent)
                 faults.reached(Point.BEFORE_SETTLE_COMMIT)
         else:
             async with self._database.single() as connection:
                 faults.reached(Point.BEFORE_SETTLE_COMMIT)
-                settled = await settle(connection, dispatcher_id, settlements)
+                settled = await settle(connection, dispatcher_id, [_settlement(finished) for finished in batch])
             reported = False
             if any(one.flow_key_id is not None for one in settled):
                 await self._wake_keys(settled)
@@ -163,11 +185,18 @@ class Settler:
                 )
         if is_repeated and len(took_effect) < len(batch):
             _log.info("%d attempts had been settled by a commit without an answer", len(batch) - len(took_effect))
-        waits = [finished.outcome.delay for finished in batch if isinstance(finished.outcome, Retry)]
-        if reported or any(finished.attempt.is_gated for finished in batch):
-            waits.append(timedelta(0))
-        if waits:
-            self._expect(min(waits))
+        self.announce(batch, reported=reported)
+
+    async def _leave_to_handlers(self, dispatcher_id: int, batch: list[Finished]) -> list[Finished]:
+        """Store which attempts stay open, under nobody's lease; gives the others."""
+        left = [
+            (finished.attempt.message.id, finished.attempt.lease, finished.outcome.span)
+            for finished in batch
+            if isinstance(finished.outcome, Waits)
+        ]
+        async with self._database.single() as connection:
+            await waits.begin(connection, dispatcher_id, left)
+        return [finished for finished in batch if not isinstance(finished.outcome, Waits)]
 
     async def _wake_keys(self, settled: Sequence[Settled]) -> None:
         """Of deliveries that came under a key while they were under way. If it fails, a chore finds the keys."""
@@ -226,11 +255,15 @@ def _is_reported(finished: Finished) -> bool:
 
 
 def _settlement(finished: Finished) -> Settlement:
-    """What is stored of an attempt: of one that failed also the response, or the reason why there is none."""
+    """What is stored of an attempt: of one that failed also the response, or the reason why there is none.
+
+    Of one that went well the body of the response, which is its result, and of that the beginning.
+    """
     attempt, reply, outcome = finished.attempt, finished.reply, finished.outcome
     status, reason, header, body = None, None, None, None
     if isinstance(reply, Response):
         status = reply.status
+        body = reply.body[:RESULT_BYTES] or None
     if not isinstance(outcome, Delivered):
         reason = error_text(reply).replace("\0", "")
         if isinstance(reply, Response):
@@ -246,6 +279,8 @@ def _settlement(finished: Finished) -> Settlement:
             ended = Ended.RETRY
         case Failed():
             ended, delay = Ended.FAILED, None
+        case Waits():
+            raise ValueError("an attempt that stays open has no end")
         case _:
             assert_never(outcome)
     tenant_id = attempt.message.tenant_id

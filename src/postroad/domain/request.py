@@ -19,11 +19,12 @@ def request_headers(
     now_s: int,
     region: str | None = None,
     webhook_keys: SigningKeys | None = None,
+    status_url: str | None = None,
 ) -> Headers:
     """The headers of an attempt: the publisher's, and ours, which cannot be overridden but for the user agent.
 
     A new signature with a new `jti` is made for every attempt. With `webhook_keys` there are those of Standard Webhooks
-    beside it.
+    beside it; `status_url` is where the handler may report.
     """
     message = attempt.message
     options = message.options
@@ -37,6 +38,8 @@ def request_headers(
         ours.append(("Upstash-Caller-Ip", message.caller_ip))
     if message.origin is not DIRECT:
         ours += _origin_headers(message.origin)
+    if status_url is not None:
+        ours.append(("Upstash-Status-Url", status_url))
     if region is not None:
         ours.append(("Upstash-Region", region))
     if options.labels:

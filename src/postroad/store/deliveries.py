@@ -31,6 +31,9 @@ _GIVE_BACK = statement("give_back")
 FIRST_DESTINATION = -(2**63)
 """Where the rotation over destinations begins."""
 
+RESULT_BYTES = 64 * 1024
+"""How much is kept of the body that a destination answered when all went well."""
+
 _DESTINATIONS_A_TURN = 200
 _FLOW_KEYS_A_TURN = 100
 _SUSPECT_KEYS_A_TURN = 20
@@ -101,7 +104,7 @@ class Ahead:
 class Settlement:
     """The end of an attempt on its way into the store.
 
-    The response is stored of attempts that failed, and then it is known whose message it was.
+    Where anything is stored of the response, it is known whose message it was.
     """
 
     id: MessageId

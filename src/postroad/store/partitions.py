@@ -30,7 +30,10 @@ async def make(connection: Connection) -> None:
         following = day + timedelta(days=1)
         bounds = {
             f"messages_{day:%Y%m%d}": ("messages_recent", str(first_id_of(day)), str(first_id_of(following))),
-            f"attempts_{day:%Y%m%d}": ("attempts", f"{day} 00:00+00", f"{following} 00:00+00"),
+            **{
+                f"{table}_{day:%Y%m%d}": (table, f"{day} 00:00+00", f"{following} 00:00+00")
+                for table in ("attempts", "reports")
+            },
         }
         for name, (parent, lower, upper) in bounds.items():
             if name not in present:

@@ -47,13 +47,13 @@ class Day:
 
     @property
     def has_messages(self) -> bool:
-        """Messages rather than attempts."""
+        """Messages rather than what became of them."""
         return self.table.startswith("messages")
 
     @property
     def parent(self) -> str:
         """The table that it is or was a partition of."""
-        return "messages_recent" if self.has_messages else "attempts"
+        return "messages_recent" if self.has_messages else self.table[:-9]
 
     @property
     def ids(self) -> tuple[UUID, UUID]:
@@ -88,14 +88,14 @@ async def oldest_day(connection: Connection, log: timedelta) -> date:
 
 
 async def days_before(connection: Connection, oldest: date) -> list[Day]:
-    """The days to drop: of attempts, then of messages; what is on its way out first, because nothing else may leave."""
+    """The days to drop, table by table; what is on its way out first, because nothing else may leave before it."""
     rows = await connection.fetch(
         r"""
         select c.relname::text as name, i.inhrelid is not null as is_attached,
           coalesce(i.inhdetachpending, false) as is_leaving
         from pg_class c left join pg_inherits i on i.inhrelid = c.oid
         where c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'
-          and c.relname ~ '^(attempts|messages)_\d{8}$' and right(c.relname, 8) < to_char($1::date, 'YYYYMMDD')
+          and c.relname ~ '^(attempts|messages|reports)_\d{8}$' and right(c.relname, 8) < to_char($1::date, 'YYYYMMDD')
         order by left(c.relname, 8), is_leaving desc, c.relname
         """,
         oldest,

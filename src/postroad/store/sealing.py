@@ -147,3 +147,8 @@ def open_response(
 def _response_places(tenant_id: TenantId, message_id: UUID) -> tuple[bytes, bytes]:
     row = message_id.bytes
     return place("response.header", tenant_id, row), place("response.body", tenant_id, row)
+
+
+def report_place(name: str, tenant_id: TenantId, message_id: UUID) -> bytes:
+    """The place of a part of a handler's report."""
+    return place(f"reports.{name}", tenant_id, message_id.bytes)

@@ -34,7 +34,7 @@ def _now() -> Column[object]:
     return Column("created_at", Instant, nullable=False, server_default=func.now())
 
 
-def _sealed() -> Column[object]:
+def sealed() -> Column[object]:
     """The data key that sealed what is secret in the row; null when that is stored as it is."""
     return Column("sealed", SmallInteger)
 
@@ -112,7 +112,7 @@ signing_keys = Table(
     Column("current_key", Text, nullable=False),
     Column("next_key", Text, nullable=False),
     Column("rotated_at", Instant),
-    _sealed(),
+    sealed(),
 )
 
 messages = Table(
@@ -135,7 +135,7 @@ messages = Table(
     Column("flow_key", Text),
     Column("schedule_id", Text),
     Column("url_group", Text),
-    _sealed(),
+    sealed(),
     # Every page of the log and of the messages of a tenant.
     Index("messages_created", "tenant_id", "created_at", "id"),
     # Filters by these drive from an index of their own.
@@ -214,7 +214,7 @@ attempts = Table(
     Column("header", JSONB),
     Column("body", LargeBinary),
     Column("next_due_at", Instant),
-    _sealed(),
+    sealed(),
     Index("attempts_of_message", "message_id"),
     # ACTIVE is keyed by active_at and the rest by ended_at: two orders, two indexes.
     Index("attempts_active", "tenant_id", "active_at", "message_id"),
@@ -234,7 +234,7 @@ dead_letters = Table(
     Column("reason", Text),
     Column("header", JSONB),
     Column("body", LargeBinary),
-    _sealed(),
+    sealed(),
     UniqueConstraint("message_id"),
     Index("dead_letters_failed", "tenant_id", "id"),
 )
@@ -323,7 +323,7 @@ url_groups = Table(
     Column("headers", JSONB, nullable=False, server_default=text("'[]'")),
     _now(),
     Column("updated_at", Instant, nullable=False, server_default=func.now()),
-    _sealed(),
+    sealed(),
     UniqueConstraint("tenant_id", "name", name="url_groups_name"),
 )
 
@@ -345,7 +345,7 @@ schedules = Table(
     Column("error", Text),
     _now(),
     Column("updated_at", Instant, nullable=False, server_default=func.now()),
-    _sealed(),
+    sealed(),
     Index("schedules_due", "next_at", postgresql_where=text("not paused")),
 )
 

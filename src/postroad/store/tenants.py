@@ -73,7 +73,7 @@ async def signing_keys(connection: Connection, tenant_id: TenantId) -> SigningKe
 
 
 async def profile(connection: Connection, tenant_id: TenantId) -> Profile:
-    """What every attempt of a tenant goes by."""
+    """What every attempt of a tenant goes by. Raises `LookupError` when there is no such tenant."""
     row = await connection.fetchrow(
         """
         select k.current_key, k.next_key, k.sealed, t.failure_callback, t.destinations
@@ -81,7 +81,8 @@ async def profile(connection: Connection, tenant_id: TenantId) -> Profile:
         """,
         tenant_id,
     )
-    assert row is not None
+    if row is None:
+        raise LookupError(f"there is no tenant {tenant_id}")
     return Profile(open_keys(vault_of(connection), row, tenant_id), row["failure_callback"], row["destinations"])
 
 

@@ -21,6 +21,7 @@ _SHIFTS = (
     update flow_keys set wake_at = wake_at - $1::interval, period_start = period_start - $1::interval
     where id = any(array(select id from ahead))
     """,
+    "update waits set deadline = deadline - $1::interval",
     "update schedules set next_at = next_at - $1::interval",
     # The order makes every row go before the first one comes back: a tick takes the place of the one a minute before.
     """

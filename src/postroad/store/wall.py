@@ -40,6 +40,8 @@ RIGHTS: Sequence[tuple[str, str, str | None]] = (
             "url_groups": "select insert update delete",
             "schedules": "select insert update delete",
             "bulk_actions": "select insert update",
+            "reports": "select insert",
+            "waits": "select update",
         }.items()
         for verb in verbs.split()
     ),

@@ -1,0 +1,153 @@
+"""Attempts that are in the hands of their handlers: acknowledged, given up, prolonged, or overdue."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from postroad.clock import Clock
+from postroad.dispatch.deliver import Finished
+from postroad.dispatch.settler import Settler
+from postroad.domain.backoff import backoff
+from postroad.domain.callback import failure_callback
+from postroad.domain.duration import format_duration
+from postroad.domain.ids import MessageId, message_text
+from postroad.domain.message import Attempt
+from postroad.domain.outcome import DELIVERED, FAILED, Failed, Outcome, Retry, outcome
+from postroad.domain.reply import NoResponse, Reply, Response
+from postroad.domain.tenant import TenantId
+from postroad.errors import Unopenable
+from postroad.publish import Publisher
+from postroad.store import messages, waits
+from postroad.store.engine import Connection, Database
+from postroad.store.waits import HANDLERS, Held
+from postroad.telemetry import attempt_ended
+from postroad.tenancy import Tenancy
+
+_AT_ONCE = 100
+_JSON = (("Content-Type", "application/json"),)
+
+_log = logging.getLogger(__name__)
+
+
+class Handlers:
+    """Ends what handlers were left with. Works on every node, whoever made the attempt."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        publisher: Publisher,
+        tenancy: Tenancy,
+        clock: Clock,
+        expect: Callable[[timedelta], None],
+    ) -> None:
+        self._database = database
+        self._tenancy = tenancy
+        self._clock = clock
+        self._settler = Settler(database=database, publisher=publisher, gone=lambda _: None, expect=expect)
+
+    async def acknowledge(
+        self, tenant_id: TenantId, message_id: MessageId, lease: int | None, result: bytes | None
+    ) -> bool:
+        """The work is done, with a result in JSON; False if this attempt does not wait any more."""
+        return await self._end(tenant_id, message_id, lease, Response(200, _JSON, result or b""), lambda _: DELIVERED)
+
+    async def give_up(
+        self,
+        tenant_id: TenantId,
+        message_id: MessageId,
+        lease: int | None,
+        reason: str,
+        *,
+        retry: bool,
+        delay: timedelta | None,
+    ) -> bool:
+        """The work came to nothing: made again after the delay, unless no retry is left or none would help."""
+
+        def follows(attempt: Attempt) -> Outcome:
+            if not retry or attempt.is_last:
+                return FAILED
+            return Retry(backoff(attempt.retried) if delay is None else delay)
+
+        return await self._end(tenant_id, message_id, lease, NoResponse(reason), follows)
+
+    async def prolong(
+        self, tenant_id: TenantId, message_id: MessageId, lease: int | None, span: timedelta | None
+    ) -> datetime | None:
+        """The work goes on: the new deadline, None if this attempt does not wait any more."""
+        async with self._database.single() as connection:
+            return await waits.prolong(connection, tenant_id, message_id, lease, span)
+
+    async def expire(self) -> None:
+        """Go on as after a failed attempt where a handler has been silent for too long."""
+        while True:
+            async with self._database.connection() as connection:
+                overdue = await waits.overdue(connection, _AT_ONCE)
+            for tenant_id, message_id, lease in overdue:
+                await self._end(tenant_id, message_id, lease, None, self._after_silence)
+            if len(overdue) < _AT_ONCE:
+                return
+
+    def _after_silence(self, attempt: Attempt) -> Outcome:
+        return outcome(attempt, NoResponse(""), self._clock.now())
+
+    async def _end(
+        self,
+        tenant_id: TenantId,
+        message_id: MessageId,
+        lease: int | None,
+        reply: Reply | None,
+        follows: Callable[[Attempt], Outcome],
+    ) -> bool:
+        """Settle an attempt; one without a reply is one that is overdue."""
+        profile = await self._tenancy.profile(tenant_id)
+
+        async def end(connection: Connection) -> tuple[Finished, bool] | None:
+            held = await waits.take(connection, tenant_id, message_id, lease, overdue=reply is None)
+            if held is None:
+                return None
+            said = NoResponse(f"no acknowledgement within {format_duration(held.span)}") if reply is None else reply
+            finished = await self._finished(connection, held, said, follows, profile.failure_callback)
+            if finished is None:
+                return None
+            _, reported = await self._settler.settle_within(connection, HANDLERS, [finished])
+            return finished, reported
+
+        ended = await self._database.repeated(end)
+        if ended is None:
+            return False
+        finished, reported = ended
+        attempt_ended(finished.attempt, finished.reply, finished.outcome, finished.duration, took_effect=True)
+        self._settler.announce([finished], reported=reported)
+        return True
+
+    async def _finished(
+        self,
+        connection: Connection,
+        held: Held,
+        reply: Reply,
+        follows: Callable[[Attempt], Outcome],
+        default: str | None,
+    ) -> Finished | None:
+        found = await messages.fetch(connection, [held.message_id])
+        if not found:
+            _log.error("%s waits for its handler and is missing", message_text(held.message_id))
+            return None
+        attempt = Attempt(found[0], held.lease, held.retried, held.destination, held.is_gated)
+        result = follows(attempt)
+        report_failure_to = failure_callback(attempt.message, default) if isinstance(result, Failed) else None
+        body = b""
+        if attempt.message.options.callback is not None or report_failure_to is not None:
+            body = await _body(connection, attempt)
+        return Finished(attempt, reply, result, held.duration, body, report_failure_to)
+
+
+async def _body(connection: Connection, attempt: Attempt) -> bytes:
+    if attempt.message.body is not None:
+        return attempt.message.body
+    try:
+        return await messages.fetch_body(connection, attempt.message.id)
+    except Unopenable as error:
+        return str(error).encode()
