@@ -34,6 +34,8 @@ UPGRADE: tuple[str, ...] = (
     )
     """,
     "create index waits_deadline on waits (deadline)",
+    # Not of what is under way, so that a message which is delivered at once pays nothing for it.
+    "create index deliveries_listed on deliveries (tenant_id, due_at, id) where state <> 2",
     *(
         statement
         for table in ("reports", "waits")
@@ -50,6 +52,7 @@ DOWNGRADE: tuple[str, ...] = (
     update deliveries set state = 1, dispatcher_id = null, active_at = null, due_at = now()
     where state = 2 and dispatcher_id = 0
     """,
+    "drop index deliveries_listed",
     "drop table waits",
     "drop table reports",
     "drop sequence reports_number",

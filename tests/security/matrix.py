@@ -111,6 +111,7 @@ MATRIX: dict[str, Sequence[Probe]] = {
         lambda t: Call(f"/v2/messages/{t.dead_message}"),
         lambda t: Call(f"/v2/messages/{t.finished}"),
     ],
+    "GET /v2/messages": [lambda _: Call("/v2/messages"), *_filtered("/v2/messages")],
     "GET /v2/status/{message_id}": [
         lambda t: Call(f"/v2/status/{t.message}"),
         lambda t: Call(f"/v2/status/{t.dead_message}"),

@@ -20,6 +20,7 @@ from postroad.api import (
     queues,
     schedules,
     status,
+    unfinished,
     url_groups,
 )
 from postroad.api.auth import Authentication
@@ -45,6 +46,7 @@ def application(context: Context, *, docs: bool) -> App:
     auth = Authentication(context.tenancy, context.strangers, context.call_limit)
     for routes in (
         messages.router(context, auth),
+        unfinished.router(context, auth),
         bulk_actions.router(context, auth),
         status.router(context, auth),
         dlq.router(context, auth),

@@ -1,6 +1,5 @@
 """The log of events, under both of its paths."""
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,8 +12,8 @@ from postroad.api.documents import errors, found, parameters
 from postroad.api.documents import page as page_of
 from postroad.api.query import FILTERS, Query, instant_of
 from postroad.api.schemas import EVENT
-from postroad.api.wire import cursor_of, event_view
-from postroad.domain.ids import MessageId, message_text, parse_message_id
+from postroad.api.wire import cursor_of, event_view, position_of
+from postroad.domain.ids import MessageId, message_text
 from postroad.domain.log import IN_PROGRESS, MOST_BODY_BYTES, Event, History, Position, State
 from postroad.domain.tenant import Caller
 from postroad.errors import InvalidField
@@ -29,7 +28,6 @@ DEFAULT_MESSAGES = 10
 MOST_MESSAGES = 100
 """Each comes with up to 1,000 events."""
 
-_CURSOR = re.compile(r"(\d{1,17})-([1-9A-HJ-NP-Za-km-z]{22})-(\d)", re.ASCII)
 _FIRST_ID = MessageId(UUID(int=0))
 _LAST_ID = MessageId(UUID(int=2**128 - 1))
 
@@ -162,12 +160,7 @@ def _position(text: str, *, oldest_first: bool) -> Position:
     if text.isascii() and text.isdigit() and len(text) <= 14:
         at = instant_of(int(text))
         return Position(at, _FIRST_ID, -1) if oldest_first else Position(at, _LAST_ID, 9)
-    match = _CURSOR.fullmatch(text)
-    identity = parse_message_id(f"msg_{match[2]}") if match is not None else None
-    if match is None or identity is None:
-        raise InvalidField("cursor", text, "a cursor that an earlier page gave, or a Unix time in milliseconds")
-    seconds, micros = divmod(int(match[1]), 1_000_000)
-    return Position(instant_of(seconds * 1000).replace(microsecond=micros), identity, int(match[3]))
+    return position_of(text)
 
 
 def _pages(*names: str) -> dict[str, Any]:

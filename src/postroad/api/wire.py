@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from postroad.api.query import instant_of
 from postroad.domain.callback import milliseconds, origin_names
 from postroad.domain.dead_letter import DeadLetter
 from postroad.domain.headers import header_map
-from postroad.domain.ids import MessageId, message_text
+from postroad.domain.ids import MessageId, message_text, parse_message_id
 from postroad.domain.log import Event, Position, State
 from postroad.domain.message import After, Callback, Message, Options, StoredMessage
 from postroad.domain.redaction import Redaction, parse_redaction, redacted_body
 from postroad.domain.reply import Headers
 from postroad.domain.schedule import Schedule, TickState
 from postroad.domain.tenant import SigningKeys
+from postroad.errors import InvalidField
 
+_CURSOR = re.compile(r"(\d{1,17})-([1-9A-HJ-NP-Za-km-z]{22})-(\d)", re.ASCII)
 _NOTHING = Redaction(body=False, all_headers=False, headers=frozenset())
 _NO_MESSAGE = MessageId(UUID(int=0))
 
@@ -132,6 +136,16 @@ def cursor_of(position: Position) -> str:
     """A position in the log as an opaque text."""
     micros = int(position.at.timestamp()) * 1_000_000 + position.at.microsecond
     return f"{micros}-{message_text(position.message_id)[4:]}-{position.ordinal}"
+
+
+def position_of(cursor: str) -> Position:
+    """The inverse. Raises `InvalidField`."""
+    match = _CURSOR.fullmatch(cursor)
+    identity = parse_message_id(f"msg_{match[2]}") if match is not None else None
+    if match is None or identity is None:
+        raise InvalidField("cursor", cursor, "a cursor that an earlier page gave, or a Unix time in milliseconds")
+    seconds, micros = divmod(int(match[1]), 1_000_000)
+    return Position(instant_of(seconds * 1000).replace(microsecond=micros), identity, int(match[3]))
 
 
 def _header(stored: StoredMessage, headers: Headers) -> dict[str, list[str]]:

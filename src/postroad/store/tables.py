@@ -194,6 +194,8 @@ deliveries = Table(
     Index("deliveries_queue_open", "queue_id", "seq", postgresql_where=text("queue_id is not null and state <> 0")),
     # enter: delayed messages of queues.
     Index("deliveries_entering", "due_at", postgresql_where=text("state = 0 and seq is null")),
+    # The list of what is unfinished.
+    Index("deliveries_listed", "tenant_id", "due_at", "id", postgresql_where=text("state <> 2")),
     # A second open head of a FIFO queue is an error, not an overlap.
     Index("deliveries_fifo", "queue_id", unique=True, postgresql_where=text("fifo and state <> 0 and sub = 0")),
 )

@@ -1,0 +1,127 @@
+"""The list of what is unfinished: in which order, page by page, by which filters, and what each of it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.conftest import Running, Serve, eventually
+from tests.moods import hold, ok, status
+from tests.receiver import Receiver
+
+
+async def listed(server: Running, **query: Any) -> list[dict[str, Any]]:
+    """All pages."""
+    messages: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        answer = await server.http.get("/v2/messages", params={**query, **cursor})
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        messages += page["messages"]
+        if "cursor" not in page:
+            return messages
+        cursor = {"cursor": page["cursor"]}
+
+
+async def waits_for(server: Running, message_id: str) -> str:
+    [one] = await listed(server, messageIds=message_id)
+    words: str = one["waitsFor"]
+    return words
+
+
+async def test_the_first_due_comes_first_and_pages_neither_repeat_nor_skip(server: Running, receiver: Receiver) -> None:
+    url = receiver.url("/x")
+    published = [await server.publish(url, Upstash_Delay=f"{hours}h") for hours in (5, 1, 3, 2, 4)]
+
+    whole, paged = await listed(server), await listed(server, count=2)
+
+    assert [one["messageId"] for one in whole] == [published[n] for n in (1, 3, 2, 4, 0)]
+    assert paged == whole
+    assert {one["state"] for one in whole} == {"waiting"}
+    assert whole[0]["dueAt"] == whole[0]["createdAt"] + 3_600_000
+
+
+async def test_filters_find_what_they_name_and_nothing_of_others(server: Running, receiver: Receiver) -> None:
+    url = receiver.url("/x")
+    labelled = await server.publish(url, Upstash_Delay="1h", Upstash_Label="a")
+    other = await server.publish(receiver.url("/y"), Upstash_Delay="1h")
+    done = await server.publish(url, Upstash_Label="a")
+    await server.settled(done)
+
+    assert [one["messageId"] for one in await listed(server, label="a")] == [labelled]
+    assert [one["messageId"] for one in await listed(server, path="/y")] == [other]
+    assert [one["messageId"] for one in await listed(server, messageIds=f"{other},{done}")] == [other]
+    assert await listed(server, queueName="none") == []
+
+
+@pytest.mark.parametrize("query", [{"cursor": "x"}, {"count": "0"}, {"labels": "a"}])
+async def test_what_means_nothing_is_refused_by_its_name(server: Running, query: dict[str, str]) -> None:
+    answer = await server.http.get("/v2/messages", params=query)
+
+    assert answer.status_code == 400
+    assert next(iter(query)) in answer.json()["error"]
+
+
+async def test_each_says_what_it_waits_for(serve: Serve, receiver: Receiver) -> None:
+    server = await serve(public=True)
+    release = asyncio.Event()
+    url = receiver.url("/held")
+    receiver.script("/held", hold(release, ok()))
+    receiver.script("/bad", status(500))
+    receiver.script("/taken", status(202, b"", [("Upstash-Ack", "wait=1h")]))
+    flow = {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "parallelism=1"}
+
+    async def enqueue(queue: str, **headers: str) -> str:
+        answer = await server.http.post(f"/v2/enqueue/{queue}/{url}", headers=headers)
+        assert answer.is_success, answer.text
+        message_id: str = answer.json()["messageId"]
+        return message_id
+
+    active = await enqueue("line")
+    second, third = [await enqueue("line") for _ in range(2)]
+    await server.http.post("/v2/queues", json={"queueName": "stopped", "parallelism": 1})
+    await server.http.post("/v2/queues/stopped/pause")
+    stopped = await enqueue("stopped")
+    limited, behind = [
+        (await server.http.post(f"/v2/publish/{url}", headers=flow)).json()["messageId"] for _ in range(2)
+    ]
+    later = await server.publish(url, Upstash_Delay="1h")
+    retried = await server.publish(receiver.url("/bad"), Upstash_Retries="5", Upstash_Retry_Delay="3600000")
+    taken = await server.publish(receiver.url("/taken"))
+    await eventually(lambda: waits_for(server, retried), lambda words: words.startswith("retry"))
+    await eventually(lambda: waits_for(server, taken), lambda words: words.startswith("its handler"))
+    await eventually(lambda: waits_for(server, limited), lambda words: words == "the destination to answer")
+
+    assert await waits_for(server, active) == "the destination to answer"
+    assert await waits_for(server, second) == "its turn in queue line: 1 before it"
+    assert await waits_for(server, third) == "its turn in queue line: 2 before it"
+    assert await waits_for(server, stopped) == "queue stopped, which is paused"
+    assert await waits_for(server, behind) == "flow-control key k: 1 of 1 in progress"
+    assert (await waits_for(server, later)).startswith("its time, 2")
+    assert (await waits_for(server, retried)).startswith("retry 1 of 5, at 2")
+    assert (await waits_for(server, taken)).startswith("its handler to acknowledge it, or for 2")
+    await server.http.post("/v2/flowControl/k/pause")
+    assert await waits_for(server, behind) == "flow-control key k, which is paused"
+    await server.http.delete(f"/v2/messages/{active}")
+    assert (await waits_for(server, active)).endswith("; it is canceled then, unless it succeeds")
+    release.set()
+
+
+async def test_a_rate_that_is_used_up_says_until_when(server: Running, receiver: Receiver) -> None:
+    flow = {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "rate=1,period=1h"}
+    first, second = [
+        (await server.http.post(f"/v2/publish/{receiver.url('/x')}", headers=flow)).json()["messageId"]
+        for _ in range(2)
+    ]
+
+    await server.settled(first)
+    words = await eventually(lambda: waits_for(server, second), lambda words: "used up" in words)
+
+    assert words.startswith("flow-control key k: its rate is used up until 2")
+    await server.time_passes(timedelta(hours=1))
+    await server.settled(second)
+    assert await listed(server) == []
