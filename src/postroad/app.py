@@ -29,6 +29,7 @@ from postroad.dispatch.handlers import Handlers
 from postroad.domain.network import parse_networks, parse_policy
 from postroad.domain.proxy import parse_proxy
 from postroad.errors import KeyMissing, Misconfigured, PostroadError
+from postroad.event_feed import EventFeed
 from postroad.intake import Intake
 from postroad.own_places import OwnPlaces
 from postroad.publish import Publisher
@@ -115,6 +116,7 @@ class Node:
         self._bulk_worker = BulkWorker(visitors, expect=self._expect)
         self._reporting = Reporting(visitors)
         self._watch = StatusWatch(visitors)
+        self._feed = EventFeed(visitors)
         trusted_proxies = parse_networks(settings.trusted_proxies)
         context = Context(
             database=visitors,
@@ -133,6 +135,7 @@ class Node:
             handlers=handlers,
             reporting=self._reporting,
             watch=self._watch,
+            feed=self._feed,
             public_url=settings.public_url,
             unready=self._unready,
             dev=dev,
@@ -210,6 +213,7 @@ class Node:
         if self.dispatcher is not None:
             self.dispatcher.stop_claiming()
         self._watch.stop()
+        self._feed.stop()
         if server is not None:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)

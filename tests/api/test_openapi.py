@@ -192,7 +192,10 @@ def _send(
             content=arguments.get("data") if isinstance(arguments.get("data"), str | bytes) else None,
             json=arguments.get("json"),
         )
-        answer = client.send(request)
+        answer = client.send(request, stream=True)
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):  # which has no end
+            answer.read()
+        answer.close()
     except (httpx.InvalidURL, httpx.LocalProtocolError, httpx.UnsupportedProtocol, TypeError, ValueError):
         return  # What no HTTP client sends.
     counts[answer.status_code] += 1

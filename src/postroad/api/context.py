@@ -18,6 +18,7 @@ from postroad.domain.ids import MessageId
 from postroad.domain.limits import Limits
 from postroad.domain.network import Network
 from postroad.domain.tenant import TenantId
+from postroad.event_feed import EventFeed
 from postroad.intake import Intake
 from postroad.publish import Publisher
 from postroad.reporting import Reporting
@@ -74,6 +75,7 @@ class Context:
     handlers: HandlersOfAttempts
     reporting: Reporting
     watch: StatusWatch
+    feed: EventFeed
     public_url: str | None
     unready: Callable[[], Awaitable[list[str]]]
     dev: bool = False

@@ -1,15 +1,19 @@
 """The log of events, under both of its paths."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
 from postroad.api.documents import errors, found, parameters
 from postroad.api.documents import page as page_of
+from postroad.api.event_stream import HEADERS, event, with_signs_of_life
 from postroad.api.query import FILTERS, Query, instant_of
 from postroad.api.schemas import EVENT
 from postroad.api.wire import cursor_of, event_view, position_of
@@ -41,6 +45,10 @@ _CHOICE = {
     "order": "latestFirst or earliestFirst",
     "trimBody": "true: no bodies; a number: at most so many bytes of each",
     "groupBy": "messageId: messages, each with its events",
+}
+_STREAM_CHOICE = {
+    **{name: text for name, text in _CHOICE.items() if name not in ("cursor", "count", "order", "groupBy")},
+    "lastEventId": "go on behind this event; a header Last-Event-ID counts more",
 }
 _HISTORY = {
     "type": "object",
@@ -76,6 +84,34 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def logs(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """The same under the documented path; entries go by two names because documents and clients differ."""
         return json(await _page(context, request, caller, "logs", "events"))
+
+    @routes.get(
+        "/events/stream",
+        summary="Follow the events",
+        response_class=StreamingResponse,
+        responses={200: {"description": "OK", "content": {"text/event-stream": {}}}, **errors(400, 401, 403, 503)},
+        openapi_extra=parameters(**_STREAM_CHOICE),
+    )
+    async def stream(request: Request, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
+        """Server-sent events named `message`, each of which has what the list of events shows, soon after it is stored.
+
+        They come once each and in the order of the log, so whoever comes back with the last id has missed none.
+        """
+        query = Query.of(request)
+        last = request.headers.get("last-event-id") or query.take("lastEventId")
+        body_bytes = _body_bytes(query)
+        search = await _search(query, caller, limit=1)
+        query.end()
+        if last:
+            search = replace(search, after=_position(last, oldest_first=True))
+        search = await context.feed.beginning(search)
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            async with aclosing(context.feed.follow(search, body_bytes=body_bytes)) as feed:
+                async for one, position in feed:
+                    yield event("message", event_view(one), number=cursor_of(position))
+
+        return StreamingResponse(with_signs_of_life(events()), headers=HEADERS)
 
     return routes
 
