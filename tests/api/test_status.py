@@ -186,12 +186,14 @@ async def test_a_handler_reports_to_the_url_that_it_was_given(
     url = await status_url(receiver)
 
     answer = await handler.post(url, json={"progress": 40, "note": "reading", "log": "line 1"})
+    begun = await seen(public, message_id)
     await handler.post(url, json={"progress": 50.5, "result": {"rows": 7}})
     before = await seen(public, message_id)
     release.set()
     after = await until(public, message_id, "completed")
 
-    assert (answer.status_code, answer.json()["progress"], answer.json()["note"]) == (200, 40, "reading")
+    assert (answer.status_code, answer.json()) == (200, {"id": message_id})
+    assert (begun["progress"], begun["note"]) == (40, "reading")
     assert (before["progress"], before["note"], before["result"]) == (50.5, "reading", {"rows": 7})
     assert (after["progress"], after["result"]) == (100, {"rows": 7}), "what was reported counts more than the answer"
 
@@ -231,6 +233,30 @@ async def test_a_bad_report_is_refused_by_its_field_and_not_stored(
     assert answer.status_code == 400
     assert field in answer.json()["error"]
     assert "note" not in await seen(server, message_id)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "code"),
+    [
+        ("access=", b"{}", 401),
+        ("xaccess=1", b"{}", 401),
+        ("access=%ff", b"{}", 401),
+        (None, b"[1]", 400),
+        (None, b"{", 400),
+        (None, b'{"progress":101}', 400),
+        (None, b'{"log":"' + b"x" * 300_000 + b'"}', 413),
+    ],
+)
+async def test_a_bad_report_by_url_is_refused(
+    public: Running, receiver: Receiver, handler: httpx.AsyncClient, query: str | None, body: bytes, code: int
+) -> None:
+    await public.publish(receiver.url("/job"))
+    url = await status_url(receiver)
+
+    answer = await handler.post(url if query is None else f"{url.partition('?')[0]}?{query}", content=body)
+
+    assert answer.status_code == code
+    assert answer.json()["error"]
 
 
 async def test_many_reports_at_once_are_all_there(public: Running, receiver: Receiver) -> None:

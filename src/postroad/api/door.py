@@ -7,7 +7,7 @@ endpoint reads the raw path and the raw headers, before any router, and costs a 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,12 +18,14 @@ from postroad.api.client_address import caller_ip
 from postroad.api.context import Context
 from postroad.api.problems import JSON, Answer, problem, unexpected
 from postroad.api.publishing import answer_to, publish, publish_batch, queue_field, refuse_delay
+from postroad.api.reports import MOST_BODY_BYTES, take_at_door
 from postroad.api.request_id import HEADER as REQUEST_ID
 from postroad.api.request_id import request_id
 from postroad.api.schedules import create_schedule
 from postroad.domain.hops import MARK, next_hop
 from postroad.domain.message import Options
 from postroad.domain.publication import Deduplication, Publication, Request, parse_options
+from postroad.domain.status_access import PARAMETER
 from postroad.errors import (
     BodyTooLarge,
     IntakeFull,
@@ -39,8 +41,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ENTRY = re.compile(rb"/+v2/(publish|enqueue|schedules|batch(?=/?\Z))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
+_REPORT = re.compile(rb"/+v2/status/(msg_[1-9A-HJ-NP-Za-km-z]{22})/?")
 _SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume)/?", re.IGNORECASE)
 _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
+_BY_URL = PARAMETER.encode() + b"="
 _UPSTASH = b"upstash-"
 _HEADER_FORWARD = b"upstash-header-forward"
 _MARK = MARK.encode()
@@ -89,14 +93,23 @@ class Door:
         name = request_id(scope["headers"])
         entry = _ENTRY.fullmatch(scope["raw_path"])
         if entry is None or (entry[1].lower() == b"schedules" and not _makes_a_schedule(scope["method"], entry[2])):
+            if scope["method"] == "POST" and _BY_URL in scope["query_string"]:
+                report = _REPORT.fullmatch(scope["raw_path"])
+                if report is not None:
+                    await self._answer(self._report(scope, receive, report[1].decode()), send, name)
+                    return
             if not _is_text(scope["raw_path"]):
                 await _send(send, problem(InvalidField("path", scope["path"], "percent-encoded UTF-8")), name)
                 return
             scope["path"] = _put_right(scope["path"], scope["method"])
             await self._pass_on(scope, receive, send, name)
             return
+        await self._answer(self._enter(scope, receive, entry[1].lower(), entry[2] or b""), send, name)
+
+    async def _answer(self, work: Coroutine[Any, Any, Answer], send: Send, name: bytes) -> None:
+        """Send what comes of the work, whatever that is."""
         try:
-            answer = await self._enter(scope, receive, entry[1].lower(), entry[2] or b"")
+            answer = await work
         except PostroadError as error:
             answer = problem(error)
         except GoneError:
@@ -160,6 +173,12 @@ class Door:
         if enqueue:
             refuse_delay([publication])
         return answer_to(await self._intake.publish(caller, publication), enqueue=enqueue)
+
+    async def _report(self, scope: Scope, receive: Receive, message_id: str) -> Answer:
+        """What a handler reports: as many come as publishes, and there is as little to do for each."""
+        length = next((int(value) for name, value in scope["headers"] if name == b"content-length"), None)
+        body = await self._body(receive, length, MOST_BODY_BYTES)
+        return await take_at_door(self._context, scope, message_id, body)
 
     async def _body(self, receive: Receive, length: int | None, limit: int) -> bytes:
         """The whole body, of an announced length or none.

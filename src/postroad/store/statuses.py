@@ -27,23 +27,34 @@ async def find(connection: Connection, tenant_id: TenantId, ids: Sequence[Messag
 
 @dataclass(frozen=True, slots=True)
 class NewReport:
-    """A report on its way into the store."""
+    """A report on its way into the store, of the attempt with this lease if that is known."""
 
     tenant_id: TenantId
     message_id: MessageId
     report: Report
+    lease: int | None
 
 
 async def add(connection: Connection, reports: Sequence[NewReport]) -> None:
-    """Store reports of any tenants in their order, with one statement. Whose the messages are was found out before."""
+    """Store reports of any tenants in their order, with one statement; each is a sign of life of its attempt.
+
+    Whose the messages are was found out before.
+    """
     vault = vault_of(connection)
     await connection.execute(
         """
+        with given as materialized (
+          select * from unnest($1::uuid[], $2::int[], $3::real[], $4::bytea[], $5::bytea[], $6::bytea[], $8::bigint[])
+            with ordinality as g(message_id, tenant_id, progress, note, log, result, lease, n)),
+        alive as materialized (
+          select message_id from waits w
+          where message_id = any($1) and exists (
+            select from given g where g.message_id = w.message_id and coalesce(g.lease, w.lease) = w.lease)
+          order by message_id for update),
+        prolonged as (
+          update waits set deadline = now() + span where message_id = any(array(select message_id from alive)))
         insert into reports (message_id, tenant_id, progress, note, log, result, sealed)
-        select message_id, tenant_id, progress, note, log, result, $7
-        from unnest($1::uuid[], $2::int[], $3::real[], $4::bytea[], $5::bytea[], $6::bytea[])
-          with ordinality as g(message_id, tenant_id, progress, note, log, result, n)
-        order by n
+        select message_id, tenant_id, progress, note, log, result, $7 from given order by n
         """,
         [one.message_id for one in reports],
         [one.tenant_id for one in reports],
@@ -52,6 +63,7 @@ async def add(connection: Connection, reports: Sequence[NewReport]) -> None:
         [_sealed(vault, one, "log", _bytes(one.report.log)) for one in reports],
         [_sealed(vault, one, "result", one.report.result) for one in reports],
         vault.number,
+        [one.lease for one in reports],
     )
 
 
