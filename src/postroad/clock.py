@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from postroad.store.engine import Connection
+if TYPE_CHECKING:
+    from postroad.store.engine import Connection
 
 _LONGEST_TRIP = timedelta(milliseconds=50)
 

@@ -1,4 +1,4 @@
-"""The command line: dev, serve, migrate, config, tenant, token, keys and encryption."""
+"""The command line: a server is run and looked after, and messages are sent, looked at and changed over its API."""
 
 from __future__ import annotations
 
@@ -10,31 +10,69 @@ from typing import Annotated
 import typer
 
 from postroad import __version__, settings, telemetry
-from postroad.cli import encryption, keys, tenants, tokens
+from postroad.cli import (
+    dev_clock,
+    dlq,
+    encryption,
+    flow,
+    groups,
+    keys,
+    logs,
+    messages,
+    publishing,
+    queues,
+    schedules,
+    status,
+    tenants,
+    tokens,
+    top,
+    verify,
+)
+from postroad.cli.exits import MEANINGS, ExitCode
+from postroad.cli.remote import Unreachable
 from postroad.errors import Misconfigured, PostroadError
+
+_RUN, _SEND, _LOOK, _MANAGE = "Run a server", "Send", "Look", "Manage what is there"
 
 cli = typer.Typer(
     help="Postroad: HTTP message delivery on Postgres, compatible with QStash.",
+    epilog=MEANINGS,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-cli.add_typer(tenants.commands, name="tenant")
-cli.add_typer(tokens.commands, name="token")
-cli.add_typer(keys.commands, name="keys")
-cli.add_typer(encryption.commands, name="encryption")
+cli.command(rich_help_panel=_SEND)(publishing.publish)
+cli.command(rich_help_panel=_SEND)(publishing.enqueue)
+cli.command(rich_help_panel=_SEND)(publishing.batch)
+cli.command(rich_help_panel=_LOOK)(status.status)
+cli.command(rich_help_panel=_LOOK)(messages.messages)
+cli.command(rich_help_panel=_LOOK)(messages.message)
+cli.command(rich_help_panel=_LOOK)(logs.logs)
+cli.command(rich_help_panel=_LOOK)(top.top)
+cli.command(rich_help_panel=_LOOK)(verify.verify)
+cli.command(rich_help_panel=_MANAGE)(messages.edit)
+cli.command(rich_help_panel=_MANAGE)(messages.cancel)
+cli.add_typer(dlq.commands, name="dlq", rich_help_panel=_MANAGE)
+cli.add_typer(queues.commands, name="queues", rich_help_panel=_MANAGE)
+cli.add_typer(groups.commands, name="groups", rich_help_panel=_MANAGE)
+cli.add_typer(flow.commands, name="flow", rich_help_panel=_MANAGE)
+cli.add_typer(schedules.commands, name="schedules", rich_help_panel=_MANAGE)
+cli.add_typer(dev_clock.commands, name="clock", rich_help_panel=_MANAGE)
+cli.add_typer(tenants.commands, name="tenant", rich_help_panel=_RUN)
+cli.add_typer(tokens.commands, name="token", rich_help_panel=_RUN)
+cli.add_typer(keys.commands, name="keys", rich_help_panel=_RUN)
+cli.add_typer(encryption.commands, name="encryption", rich_help_panel=_RUN)
 
 
 def main() -> None:
-    """The entry point: what an operator can cause is told in one sentence, with exit code 1."""
+    """The entry point: what its user can cause is told in one sentence, with an exit code of `exits`."""
     try:
         cli()
     except PostroadError as error:
         print(f"postroad: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
-        sys.exit(1)
+        sys.exit(ExitCode.UNREACHABLE if isinstance(error, Unreachable) else ExitCode.REFUSED)
 
 
-@cli.command()
+@cli.command(rich_help_panel=_RUN)
 def dev(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -48,7 +86,7 @@ def dev(
     development.run(chosen, announce=typer.echo)
 
 
-@cli.command()
+@cli.command(rich_help_panel=_RUN)
 def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -63,7 +101,7 @@ def serve(
     production.run(chosen, announce=lambda address: typer.echo(f"Postroad is running at {address}"))
 
 
-@cli.command()
+@cli.command(rich_help_panel=_RUN)
 def migrate() -> None:
     """Bring the database of POSTROAD_DATABASE_URL to this version's schema."""
     from postroad.store import migrations
@@ -79,14 +117,14 @@ def migrate() -> None:
     )
 
 
-@cli.command()
+@cli.command(rich_help_panel=_RUN)
 def config() -> None:
     """Print the effective settings, secrets masked."""
     for name, value, meaning in settings.shown(settings.load()):
         typer.echo(f"{name}={value}".ljust(48) + f"  # {meaning}")
 
 
-@cli.command()
+@cli.command(rich_help_panel=_RUN)
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
