@@ -21,8 +21,10 @@ def _limit(value: int, *, pinned: bool) -> str:
 
 
 def _rate(key: dict[str, Any]) -> str:
-    period = f" each {timedelta(seconds=key['ratePeriod'])}" if key["rateMax"] else ""
-    return _limit(key["rateMax"], pinned=key["isPinnedRate"]) + period
+    from postroad.domain.duration import format_duration
+
+    period = format_duration(timedelta(seconds=key["ratePeriod"]))
+    return _limit(key["rateMax"], pinned=key["isPinnedRate"]) + (f" each {period}" if key["rateMax"] else "")
 
 
 _COLUMNS = (

@@ -113,7 +113,9 @@ class Consent:
         if self.yes:
             return
         if not sys.stdin.isatty():
-            raise NotConfirmed(f"{what}: not without being asked, and there is no terminal; say --yes, or --dry-run")
+            raise NotConfirmed(
+                f"there is no terminal to ask: {what[0].lower()}{what[1:]}? Say --yes, or --dry-run to see it first"
+            )
         if not typer.confirm(f"{what}?", err=True):
             raise NotConfirmed("nothing was done")
 

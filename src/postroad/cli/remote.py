@@ -50,9 +50,8 @@ class Remote:
         self.url = (url or os.environ.get("QSTASH_URL") or DEFAULT_URL).rstrip("/")
         token = token or os.environ.get("QSTASH_TOKEN") or ""
         self._has_token = bool(token)
-        self._http = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S, trust_env=False
-        )
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 
     def call(
         self,

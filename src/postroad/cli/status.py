@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +16,7 @@ from postroad.cli.remote import NoProgress, Rejected, Remote, Unreachable, segme
 _ENDED = {"completed": ExitCode.DONE, "failed": ExitCode.FAILED, "canceled": ExitCode.CANCELED}
 _NOT_FOUND = 404
 _PATIENCE_S = 30.0
+_SILENCE_S = 60.0
 _STEP_S = 1.0
 
 Within = Annotated[
@@ -87,18 +88,18 @@ def finish(states: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         raise typer.Exit(int(code))
 
 
-def _states(remote: Remote, message_id: str, deadline: float | None) -> Any:
+def _states(remote: Remote, message_id: str, deadline: float | None) -> Iterator[dict[str, Any]]:
     """Each status of a message until the end, also over a break of the connection; the last one known at the least."""
     path = f"/v2/status/{segment(message_id)}"
     state = remote.call("GET", path)
     yield state
     lost_at: float | None = None
     while state["status"] not in _ENDED:
-        left = 60.0 if deadline is None else deadline - time.monotonic()
+        left = _SILENCE_S if deadline is None else deadline - time.monotonic()
         if left <= 0:
             return
         try:
-            for event in remote.events(f"{path}/stream", silence_s=max(0.1, min(60.0, left))):
+            for event in remote.events(f"{path}/stream", silence_s=max(0.1, min(_SILENCE_S, left))):
                 lost_at = None
                 if event is not None and event.name == "status":
                     state = event.data
@@ -108,10 +109,11 @@ def _states(remote: Remote, message_id: str, deadline: float | None) -> Any:
         except NoProgress:
             continue
         except Unreachable:
-            # A server that is restarted is there again in a moment.
             lost_at = lost_at or time.monotonic()
             if time.monotonic() - lost_at > _PATIENCE_S:
                 raise
+        # A server that is restarted ends the stream, and is there again in a moment.
+        if state["status"] not in _ENDED:
             time.sleep(_STEP_S)
 
 
