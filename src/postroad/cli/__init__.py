@@ -66,7 +66,7 @@ cli.add_typer(encryption.commands, name="encryption", rich_help_panel=_RUN)
 def main() -> None:
     """The entry point: what its user can cause is told in one sentence, with an exit code of `exits`."""
     try:
-        cli()
+        cli(prog_name="postroad")
     except PostroadError as error:
         print(f"postroad: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
         sys.exit(ExitCode.UNREACHABLE if isinstance(error, Unreachable) else ExitCode.REFUSED)

@@ -60,7 +60,9 @@ def list_(where: Filters, answers: Answers, at: Server, count: Count = 100) -> N
 
 @commands.command()
 @spread
-def show(dlq_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], at: Server) -> None:
+def show(
+    dlq_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the dead letter.", show_default=False)], at: Server
+) -> None:
     """Print a dead letter: the message, and the last answer of its destination."""
     with at.opened() as remote:
         letter = remote.call("GET", f"/v2/dlq/{segment(dlq_id)}")

@@ -15,7 +15,7 @@ def differences(signed: str, given: str) -> list[str]:
     found = [*_of_origin(theirs, ours), *_of_path(theirs, ours), *_of_query(theirs, ours)]
     if ours.fragment != theirs.fragment:
         found.append(f"the fragment: signed is {theirs.fragment!r}, here it is {ours.fragment!r}")
-    return found or ["the way it is written, although it means the same; what is compared are the characters"]
+    return found or ["how it is written, although it means the same: what is compared are the characters"]
 
 
 def _of_origin(theirs: SplitResult, ours: SplitResult) -> list[str]:
@@ -23,12 +23,12 @@ def _of_origin(theirs: SplitResult, ours: SplitResult) -> list[str]:
     if theirs.scheme != ours.scheme:
         why = ""
         if (theirs.scheme, ours.scheme) == ("https", "http"):
-            why = ": a proxy before the app ends TLS; take the scheme from X-Forwarded-Proto, or give verify() the URL"
+            why = ": a proxy before the app ends TLS, so take the scheme from X-Forwarded-Proto"
         found.append(f"the scheme: signed is {theirs.scheme}, here it is {ours.scheme}{why}")
     if (theirs.hostname or "") != (ours.hostname or ""):
         found.append(
             f"the host: signed is {theirs.hostname}, here it is {ours.hostname}: behind a proxy the public host is in "
-            "X-Forwarded-Host; or the message was published to another name of this server"
+            "X-Forwarded-Host, unless the message was published to another name of the app"
         )
     elif theirs.netloc != ours.netloc and _port(theirs) == _port(ours) and theirs.scheme == ours.scheme:
         found.append(f"how the host is written: signed is {theirs.netloc}, here it is {ours.netloc}")
