@@ -12,7 +12,7 @@ from tests.conftest import Running
 def test_a_server_that_is_not_there() -> None:
     ran = run_here("queues", "list", "--url", "http://127.0.0.1:1")
 
-    assert ran.code == ExitCode.UNREACHABLE == 6
+    assert ran.code == 6
     assert ran.err.startswith("postroad: cannot reach http://127.0.0.1:1: ")
     assert ran.err.endswith("is QSTASH_URL right, and does it run?\n")
 
@@ -43,7 +43,7 @@ async def test_a_wrong_token_and_none(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_wrong_usage() -> None:
-    assert run_here("queues", "list", "--nonsense").code == ExitCode.USAGE == 2
+    assert run_here("queues", "list", "--nonsense").code == 2
     assert run_here("nonsense").code == 2
     assert run_here("publish").code == 2
 

@@ -107,7 +107,7 @@ async def test_the_log_is_followed_over_a_break_each_event_once(receiver: Receiv
     receiver.script("/v2/events/stream", events("message", *told[:2], breaks_off=True), events("message", told[2]))
 
     process = await asyncio.create_subprocess_exec(
-        str(POSTROAD), "logs", "--follow", "--json", "--label", "l", "--url", receiver.url("").rstrip("/"), "--token", "t",
+        str(POSTROAD), "logs", "--follow", "--json", "--label", "l", "--url", receiver.url(""), "--token", "t",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None

@@ -19,6 +19,7 @@ from postroad.cli import (
     keys,
     logs,
     messages,
+    output,
     publishing,
     queues,
     schedules,
@@ -29,6 +30,7 @@ from postroad.cli import (
     verify,
 )
 from postroad.cli.exits import MEANINGS, ExitCode
+from postroad.cli.options import Json
 from postroad.cli.remote import Unreachable
 from postroad.errors import Misconfigured, PostroadError
 
@@ -102,7 +104,7 @@ def serve(
 
 
 @cli.command(rich_help_panel=_RUN)
-def migrate() -> None:
+def migrate(json: Json = False) -> None:
     """Bring the database of POSTROAD_DATABASE_URL to this version's schema."""
     from postroad.store import migrations
 
@@ -112,19 +114,28 @@ def migrate() -> None:
     url = chosen.database_url.get_secret_value()
     before = asyncio.run(migrations.migrate(url, walled=chosen.row_level_security))
     after = migrations.newest()
+    if json:
+        output.document({"before": before, "after": after})
+        return
     typer.echo(
         f"The schema is at {after}." if before == after else f"The schema went from {before or 'nothing'} to {after}."
     )
 
 
 @cli.command(rich_help_panel=_RUN)
-def config() -> None:
+def config(json: Json = False) -> None:
     """Print the effective settings, secrets masked."""
+    if json:
+        output.document({name: value for name, value, _ in settings.shown(settings.load())})
+        return
     for name, value, meaning in settings.shown(settings.load()):
         typer.echo(f"{name}={value}".ljust(48) + f"  # {meaning}")
 
 
 @cli.command(rich_help_panel=_RUN)
-def version() -> None:
+def version(json: Json = False) -> None:
     """Print the version."""
-    typer.echo(__version__)
+    if json:
+        output.document({"version": __version__})
+    else:
+        typer.echo(__version__)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from postroad import settings
+from postroad.cli import output
 from postroad.cli.database import with_database
+from postroad.cli.options import Json
 from postroad.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ commands = typer.Typer(help="Keys that secrets in the database are sealed with."
 
 
 @commands.command()
-def show() -> None:
+def show(json: Json = False) -> None:
     """Print the data keys, each with the fingerprint of its master key, and those of the master keys that are set."""
     from postroad.store import data_keys
     from postroad.store.engine import connected
@@ -31,30 +33,43 @@ def show() -> None:
         async with connected(url) as connection:
             return await data_keys.list_(connection)
 
-    for one in with_database(read):
+    found, given = with_database(read), settings.load().master_keys()
+    if json:
+        keys = [{"dataKey": one.number, "masterKey": one.master, "sealsNewRows": one.is_used} for one in found]
+        output.document({"dataKeys": keys, "given": [master.fingerprint for master in given]})
+        return
+    for one in found:
         typer.echo(f"data-key={one.number}\tmaster-key={one.master}\tseals={'new rows' if one.is_used else 'old rows'}")
-    for number, master in enumerate(settings.load().master_keys()):
+    for number, master in enumerate(given):
         typer.echo(f"given={master.fingerprint}\twraps={'no data keys' if number else 'new data keys'}")
 
 
 @commands.command()
-def renew() -> None:
+def renew(json: Json = False) -> None:
     """Make a data key for rows that are new half a minute from now on. Old rows keep theirs."""
     from postroad.store import data_keys
 
-    typer.echo(f"New rows will be sealed with data key {_with_masters(data_keys.renew)}.")
+    number = _with_masters(data_keys.renew)
+    if json:
+        output.document({"dataKey": number})
+    else:
+        typer.echo(f"New rows will be sealed with data key {number}.")
 
 
 @commands.command()
-def rewrap() -> None:
+def rewrap(json: Json = False) -> None:
     """Wrap all data keys with the first of the master keys, so that the others can be taken out of the setting."""
     from postroad.store import data_keys
 
-    typer.echo(f"{_with_masters(data_keys.rewrap)} data keys were wrapped anew.")
+    count = _with_masters(data_keys.rewrap)
+    if json:
+        output.document({"wrapped": count})
+    else:
+        typer.echo(f"{count} data keys were wrapped anew.")
 
 
 @commands.command()
-def seal() -> None:
+def seal(json: Json = False) -> None:
     """Seal what was stored before there was a key; nodes may be at work, and it can be run again.
 
     Signing keys, URL groups, schedules, dead letters, and messages that are not finished. The rest goes with retention.
@@ -73,7 +88,11 @@ def seal() -> None:
         finally:
             await database.close()
 
-    for table, count in with_database(work).items():
+    counts = with_database(work)
+    if json:
+        output.document(counts)
+        return
+    for table, count in counts.items():
         typer.echo(f"{table}={count}")
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from postroad import settings
+from postroad.cli import output
 from postroad.cli.database import unlocked, with_database
+from postroad.cli.options import Json
 from postroad.cli.tenants import Tenant, check_name, existing
 from postroad.errors import Misconfigured
 
@@ -24,6 +26,7 @@ def show(
     standard_webhooks: Annotated[
         bool, typer.Option("--standard-webhooks", help="As the secrets that libraries for Standard Webhooks take.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Print the pair of signing keys."""
     from postroad.domain.signature import standard_webhooks_secret
@@ -35,16 +38,20 @@ def show(
 
     pair = with_database(read)
     if standard_webhooks:
-        typer.echo(standard_webhooks_secret(pair.current))
-        typer.echo(standard_webhooks_secret(pair.next))
+        secrets = [standard_webhooks_secret(key) for key in (pair.current, pair.next)]
+        if json:
+            output.document(dict(zip(("current", "next"), secrets, strict=True)))
+        else:
+            typer.echo("\n".join(secrets))
     else:
-        _print(pair)
+        _print(pair, json=json)
 
 
 @commands.command()
 def rotate(
     tenant: Tenant = "default",
     force: Annotated[bool, typer.Option("--force", help="Also when the last rotation was a moment ago.")] = False,
+    json: Json = False,
 ) -> None:
     """Make the next signing key the current one, and print the new pair.
 
@@ -61,7 +68,7 @@ def rotate(
         async with unlocked(url) as connection, connection.transaction():
             return await tenants.rotate_keys(connection, await existing(connection, tenant), guard=guard)
 
-    _print(with_database(change))
+    _print(with_database(change), json=json)
 
 
 @commands.command("set")
@@ -90,5 +97,8 @@ def set_(
     with_database(change)
 
 
-def _print(pair: SigningKeys) -> None:
+def _print(pair: SigningKeys, *, json: bool) -> None:
+    if json:
+        output.document({"current": pair.current, "next": pair.next})
+        return
     typer.echo(f"QSTASH_CURRENT_SIGNING_KEY={pair.current}\nQSTASH_NEXT_SIGNING_KEY={pair.next}")

@@ -192,7 +192,7 @@ def _print(message_id: str, one: dict[str, Any], state: dict[str, Any] | None, *
         {
             "message": message_id,
             "status": state.get("status"),
-            "progress": None if state.get("progress") is None else f"{state['progress']} %",
+            "progress": None if state.get("progress") is None else f"{state['progress']:g} %",
             "note": state.get("note"),
             "state": one.get("state") if is_kept else None,
             "waits for": one.get("waitsFor"),

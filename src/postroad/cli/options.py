@@ -66,6 +66,10 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+"""Of commands that ask no server."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """Which server is spoken to, and for whom it is printed."""

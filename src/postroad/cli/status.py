@@ -74,7 +74,7 @@ def finish(states: Sequence[dict[str, Any]], *, as_json: bool) -> None:
                 {
                     "id": state["id"],
                     "status": state["status"],
-                    "progress": None if state.get("progress") is None else f"{state['progress']} %",
+                    "progress": None if state.get("progress") is None else f"{state['progress']:g} %",
                     "note": state.get("note"),
                     "attempts": state.get("attempts"),
                     "result": shown(state.get("result")),

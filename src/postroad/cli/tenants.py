@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from postroad.cli import output
 from postroad.cli.database import unlocked, with_database
+from postroad.cli.options import Json
 from postroad.errors import InvalidValue, Misconfigured
 
 if TYPE_CHECKING:
@@ -28,17 +30,19 @@ Tenant = Annotated[str, typer.Option(help="Name of the tenant.")]
 
 
 @commands.command("list")
-def list_() -> None:
+def list_(json: Json = False) -> None:
     """Print all tenants, each with what is set for it."""
+    if json:
+        output.document([_view(one) for one in _tenants()])
+        return
     for one in _tenants():
         typer.echo("\t".join(_lines(one)))
 
 
 @commands.command()
-def show(tenant: Tenant = "default") -> None:
+def show(tenant: Tenant = "default", json: Json = False) -> None:
     """Print what is set for a tenant."""
-    for one in _tenants(tenant):
-        typer.echo("\n".join(_lines(one)))
+    _print(_tenants(tenant), json=json)
 
 
 @commands.command()
@@ -77,6 +81,7 @@ def set_(
         str | None,
         typer.Option(help="Messages from midnight UTC on, 0 for no limit; none for the setting of the server."),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Change what is set for a tenant. Running nodes go by it within seconds."""
     from postroad.store import tenants
@@ -99,8 +104,7 @@ def set_(
         async with connect() as connection:
             return await tenants.list_(connection, tenant)
 
-    for one in with_database(change):
-        typer.echo("\n".join(_lines(one)))
+    _print(with_database(change), json=json)
 
 
 async def existing(connection: Connection, name: str) -> TenantId:
@@ -137,13 +141,24 @@ def _tenants(name: str | None = None) -> list[OneTenant]:
     return with_database(read)
 
 
+def _print(found: list[OneTenant], *, json: bool) -> None:
+    """The one tenant that was asked for."""
+    for one in found:
+        if json:
+            output.document(_view(one))
+        else:
+            typer.echo("\n".join(_lines(one)))
+
+
 def _lines(tenant: OneTenant) -> list[str]:
+    return [f"{name}={NONE if value is None else value}" for name, value in _view(tenant).items()]
+
+
+def _view(tenant: OneTenant) -> dict[str, Any]:
+    """What is known of a tenant, by the names of the options."""
     from postroad.domain.tenant_settings import SETTINGS
 
-    values = {name: getattr(tenant, name) for name in SETTINGS}
-    return [f"name={tenant.name}"] + [
-        f"{name.replace('_', '-')}={NONE if value is None else value}" for name, value in values.items()
-    ]
+    return {"name": tenant.name} | {name.replace("_", "-"): getattr(tenant, name) for name in SETTINGS}
 
 
 def _read(**texts: str | None) -> TenantSettings:

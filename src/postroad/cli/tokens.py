@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from postroad.cli import output
 from postroad.cli.database import unlocked, with_database
+from postroad.cli.options import Json
 from postroad.cli.tenants import check_name, existing
 from postroad.errors import InvalidValue, Misconfigured
 
 if TYPE_CHECKING:
     from postroad.domain.tenant import Token
+
+_ABSENT = {"tenant": "none", "created": "never", "expires": "never", "used": "never"}
 
 commands = typer.Typer(help="Tokens that publishers and administrators authenticate with.", no_args_is_help=True)
 
@@ -23,6 +27,7 @@ def create(
     name: Annotated[str, typer.Option(help="What the token is for.")] = "cli",
     access: Annotated[str, typer.Option(help="full, read-only, publish-only, or admin for the admin API.")] = "full",
     expires_in: Annotated[str | None, typer.Option(help="How long it is valid, e.g. 90d; for ever without it.")] = None,
+    json: Json = False,
 ) -> None:
     """Make a token and print it: it cannot be shown again. The tenant is made when there is none of that name."""
     from postroad.domain.tenant import Access
@@ -44,12 +49,16 @@ def create(
             await tokens.add(connection, owner, token, name=name, access=reach, valid_for=valid_for)
 
     with_database(make)
-    typer.echo(token)
+    if json:
+        output.document({"token": token})
+    else:
+        typer.echo(token)
 
 
 @commands.command("list")
 def list_(
     tenant: Annotated[str | None, typer.Option(help="Only those of this tenant.")] = None,
+    json: Json = False,
 ) -> None:
     """Print what is known of all tokens, the oldest first; the tokens themselves are not kept."""
     from postroad.store import tokens
@@ -60,8 +69,12 @@ def list_(
             owner = None if tenant is None else await existing(connection, tenant)
             return await tokens.list_(connection, tenant_id=owner)
 
-    for token in with_database(read):
-        typer.echo("\t".join(_fields(token)))
+    found = [_view(token) for token in with_database(read)]
+    if json:
+        output.document(found)
+        return
+    for one in found:
+        typer.echo("\t".join(f"{name}={_ABSENT[name] if value is None else value}" for name, value in one.items()))
 
 
 @commands.command()
@@ -92,18 +105,18 @@ def _lifetime(text: str | None) -> timedelta | None:
     return lifetime
 
 
-def _fields(token: Token) -> list[str]:
-    return [
-        f"id={token.id}",
-        f"tenant={token.tenant or 'none'}",
-        f"name={token.name if token.name.isprintable() else ascii(token.name)}",
-        f"access={token.access}",
-        f"ends-with={token.last_four}",
-        f"created={_instant(token.created_at)}",
-        f"expires={_instant(token.expires_at)}",
-        f"used={_instant(token.used_at)}",
-    ]
+def _view(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "tenant": token.tenant,
+        "name": token.name if token.name.isprintable() else ascii(token.name),
+        "access": token.access,
+        "ends-with": token.last_four,
+        "created": _instant(token.created_at),
+        "expires": _instant(token.expires_at),
+        "used": _instant(token.used_at),
+    }
 
 
-def _instant(instant: datetime | None) -> str:
-    return "never" if instant is None else f"{instant:%Y-%m-%dT%H:%M:%SZ}"
+def _instant(instant: datetime | None) -> str | None:
+    return None if instant is None else f"{instant:%Y-%m-%dT%H:%M:%SZ}"
