@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.conftest import Running
 from tests.moods import Mood, chunked, ok, raw, status
 from tests.receiver import Receiver
 
+NOW_MS = 1_700_000_000_000
 ID = "msg_1ChJjTai2G96YBcMGvCnEd"
 JSON = (("Content-Type", "application/json"),)
 STREAM = (("Content-Type", "text/event-stream"),)
@@ -23,8 +25,8 @@ def state(phase: str, **more: Any) -> dict[str, Any]:
         "id": ID,
         "status": phase,
         "attempts": 1,
-        "createdAt": 1_700_000_000_000,
-        "updatedAt": 1_700_000_000_000,
+        "createdAt": NOW_MS,
+        "updatedAt": NOW_MS,
     } | more
 
 
@@ -101,9 +103,7 @@ async def test_a_status_of_nothing(receiver: Receiver) -> None:
 
 
 async def test_the_log_is_followed_over_a_break_each_event_once(receiver: Receiver) -> None:
-    told = [
-        {"time": 1_700_000_000_000 + n, "messageId": ID, "state": "CREATED", "url": f"http://x/{n}"} for n in range(3)
-    ]
+    told = [{"time": NOW_MS + n, "messageId": ID, "state": "CREATED", "url": f"http://x/{n}"} for n in range(3)]
     receiver.script("/v2/events/stream", events("message", *told[:2], breaks_off=True), events("message", told[2]))
 
     process = await asyncio.create_subprocess_exec(
@@ -162,3 +162,89 @@ async def test_a_cancellation_that_says_nothing_or_too_much(run: Run, arguments:
 
     assert ran.code == 1
     assert "ids" in ran.err
+
+
+async def test_progress_is_a_bar_on_a_terminal(receiver: Receiver, run_on_terminal: Run) -> None:
+    receiver.script(f"/v2/status/{ID}", answer(state("pending")))
+    told = [state("processing", progress=10 * n, note=f"step {n}") for n in (1, 5)]
+    receiver.script(f"/v2/status/{ID}/stream", events("status", *told, state("completed", progress=100, result="done")))
+
+    ran = await run_on_terminal("status", ID, "--wait", "--url", receiver.url("").rstrip("/"))
+
+    assert ran.code == 0
+    for shown in (
+        r"processing .* 10% .* step 1",
+        r"processing .* 50% .* step 5",
+        r"completed .* 100%",
+        r"result +done",
+    ):
+        assert re.search(shown, ran.out), shown
+
+
+LISTED = {
+    "messages": [
+        {
+            "messageId": ID, "url": "http://x/1", "method": "POST", "header": {}, "maxRetries": 3, "createdAt": NOW_MS,
+            "notBefore": NOW_MS, "state": "waiting", "dueAt": NOW_MS, "waitsFor": "retry 2 of 5", "queueName": "mail",
+        }
+    ]
+}  # fmt: skip
+
+
+async def test_what_is_unfinished_is_listed_with_why_it_waits(receiver: Receiver, run_on_terminal: Run) -> None:
+    receiver.script("/v2/messages", answer(LISTED))
+
+    ran = await command(receiver, "messages", "--queue", "mail", "--queue", "sms", "--host", "x", "-n", "7")
+
+    assert ran.rows == [[ID, "waiting", "2023-11-14T22:13:20Z", "retry 2 of 5", "mail", "http://x/1"]]
+    [request] = receiver.requests("/v2/messages")
+    assert request.target == "/v2/messages?queueName=mail&queueName=sms&host=x&count=7"
+    assert (await command(receiver, "messages", "--json")).json == LISTED
+    shown = (await run_on_terminal("messages", "--url", receiver.url("").rstrip("/"))).out
+    assert re.search(r"message +state +due +waits for +queue or key +destination", shown)
+    assert re.search(r"2023-11-14 22:13:20 \(\d+d ago\) +retry 2 of 5 +mail", shown)
+
+
+async def test_everything_that_matches_is_cancelled_and_followed_to_the_end(
+    receiver: Receiver, run_on_terminal: Run
+) -> None:
+    receiver.script("/v2/messages", answer(LISTED), answer({"cancelled": 9, "actionId": "blk_1"}))
+    action = {"actionId": "blk_1", "kind": "cancel", "total": 9}
+    receiver.script(
+        "/v2/bulkActions/blk_1",
+        answer(action | {"state": "IN_PROGRESS", "processed": 4}),
+        answer(action | {"state": "FINISHED", "processed": 9}),
+    )
+
+    ran = await run_on_terminal("cancel", "--label", "l", "--url", receiver.url("").rstrip("/"), answer="y\n")
+
+    assert ran.code == 0
+    assert "Cancel 1 matching message?" in ran.out
+    assert "9 messages cancelled." in ran.out
+    assert [request.target for request in receiver.requests("/v2/messages")][-1] == "/v2/messages?label=l&async=true"
+
+
+async def test_top_is_one_screen(receiver: Receiver, run_on_terminal: Run) -> None:
+    told = [
+        {"time": NOW_MS, "messageId": ID, "state": one, "url": f"http://{host}/a"}
+        for host, count in (("busy:1", 3), ("calm:2", 1))
+        for one in ("CREATED", "ACTIVE", "DELIVERED", "ERROR")
+        for _ in range(count)
+    ]
+    receiver.script("/v2/events", answer({"events": told}))
+    receiver.script("/v2/queues", answer([{"name": "mail", "lag": 12_345, "paused": True}]))
+    receiver.script("/v2/flowControl", answer([{"flowControlKey": "k", "waitListSize": 7, "parallelismCount": 2}]))
+    receiver.script("/v2/globalParallelism", answer({"parallelismMax": 0, "parallelismCount": 5}))
+    receiver.script("/v2/messages", answer(LISTED))
+    receiver.script("/v2/dlq", answer({"messages": [{}] * 3}))
+
+    ran = await command(receiver, "top", "--json")
+
+    assert ran.json["inFlight"] == 5
+    assert (ran.json["unfinished"], ran.json["deadLetters"]) == (1, 3)
+    assert [one["host"] for one in ran.json["destinations"]] == ["busy:1", "calm:2"]
+    assert ran.json["destinations"][0]["errors"] == 0.5
+    assert "queue\tmail\t12345\tyes\n" in (await command(receiver, "top")).out
+    shown = (await run_on_terminal("top", "--once", "--url", receiver.url("").rstrip("/"))).out
+    for text in ("in flight", "dead letters", "Busiest destinations", "busy:1", "12,345"):
+        assert text in shown

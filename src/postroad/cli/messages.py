@@ -35,6 +35,7 @@ _EVENT_COLUMNS = (
     output.Column("error", lambda event: event.get("error") or _text(event.get("responseBody"))),
     output.instant("nextDeliveryTime", "next attempt"),
 )
+_LINE_COLUMNS = (output.instant("time"), output.at("text", "its handler says"))
 
 
 @spread
@@ -65,14 +66,18 @@ def message(message_id: MessageId, at: Server) -> None:
         events, _ = remote.pages("/v2/events", "events", query=query, most=_EVENTS, size=_EVENTS)
         if one is None and not events:
             raise gone
-        state = status.found(remote, message_id)
+        state, lines = status.found(remote, message_id)
     if at.json:
-        output.document({"message": one, "status": state, "events": events})
+        output.document({"message": one, "status": state, "events": events, "lines": lines})
         return
     _print(message_id, one or events[-1], state, is_kept=one is not None)
     if output.is_terminal():
         typer.echo("")
     output.table(events, _EVENT_COLUMNS, empty="No events.")
+    if lines:
+        if output.is_terminal():
+            typer.echo("")
+        output.table(lines, _LINE_COLUMNS, empty="")
 
 
 @spread
@@ -132,7 +137,7 @@ def cancel(
             answer = _cancel_ids(remote, ids)
         else:
             count = _count(remote, None, query)
-            consent.ask(f"Cancel {output.numbered(count, 'message')} that {'are unfinished' if all_ else 'match'}")
+            consent.ask(f"Cancel {output.numbered(count, 'unfinished message' if all_ else 'matching message')}")
             answer = _cancel_matching(remote, query)
     if at.json:
         output.document(answer)

@@ -60,7 +60,8 @@ def followed(remote: Remote, message_id: str, *, within: str | None) -> dict[str
         state: dict[str, Any] = {}
         for state in _states(remote, message_id, deadline):
             note = output.plain(state.get("note"))
-            bar.update(task, completed=state.get("progress", 0), status=state["status"], note=note)
+            done = 100 if state["status"] == "completed" else state.get("progress", 0)
+            bar.update(task, completed=done, status=state["status"], note=note, refresh=True)
     return state
 
 
@@ -117,15 +118,15 @@ def _states(remote: Remote, message_id: str, deadline: float | None) -> Iterator
             time.sleep(_STEP_S)
 
 
-def found(remote: Remote, message_id: str) -> dict[str, Any] | None:
-    """The status of a message, None when nothing is known of it."""
+def found(remote: Remote, message_id: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The status of a message and the first lines that its handler logged; nothing when nothing is known of it."""
+    path = f"/v2/status/{segment(message_id)}"
     try:
-        state: dict[str, Any] = remote.call("GET", f"/v2/status/{segment(message_id)}")
+        return remote.call("GET", path), remote.call("GET", f"{path}/log")["lines"]
     except Rejected as error:
         if error.status == _NOT_FOUND:
-            return None
+            return None, []
         raise
-    return state
 
 
 def shown(result: Any) -> str | None:
