@@ -246,5 +246,5 @@ async def test_top_is_one_screen(receiver: Receiver, run_on_terminal: Run) -> No
     assert ran.json["destinations"][0]["errors"] == 0.5
     assert "queue\tmail\t12345\tyes\n" in (await command(receiver, "top")).out
     shown = (await run_on_terminal("top", "--once", "--url", receiver.url("").rstrip("/"))).out
-    for text in ("in flight", "dead letters", "Busiest destinations", "busy:1", "12,345"):
+    for text in ("delivered/s", "in flight", "dead letters", "Busiest destinations", "busy:1", "12,345"):
         assert text in shown

@@ -139,7 +139,7 @@ def _counts(picture: Picture) -> dict[str, str]:
         return f"{number:,} or more" if number >= _MOST_COUNTED else f"{number:,}"
 
     return {
-        **{f"{name} per second": f"{rate:,}" for name, rate in picture.per_second.items()},
+        **{f"{name}/s": f"{rate:,}" for name, rate in picture.per_second.items()},
         "in flight": f"{picture.in_flight:,}",
         "unfinished": count(picture.unfinished),
         "dead letters": count(picture.dead_letters),
@@ -163,7 +163,7 @@ def _screen(picture: Picture, url: str) -> RenderableType:
     from rich.text import Text
 
     panels = [
-        Panel(Text(value, justify="center", style="bold"), title=name, width=24)
+        Panel(Text(value, justify="center", style="bold"), title=name, width=18)
         for name, value in _counts(picture).items()
     ]
     parts: list[RenderableType] = [Text(f"Postroad at {url}", style="dim"), Columns(panels)]
