@@ -31,6 +31,22 @@ async def test_what_the_server_refuses(run: Run) -> None:
     assert ran.err == "postroad: queue nowhere not found (HTTP 404)\n"
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+async def test_what_would_mean_another_path_is_not_sent(run: Run, name: str) -> None:
+    for command in ("queues delete", "queues show", "schedules show", "flow pause", "groups delete", "cancel", "message"):
+        ran = await run(*command.split(), name)
+
+        assert ran.code == 1, command
+        assert "is no id and no name" in ran.err
+
+
+async def test_what_http_cannot_write_is_not_taken_for_a_server_that_is_away(run: Run) -> None:
+    ran = await run("publish", "http://127.0.0.1:1/", "--label", "a\nb")
+
+    assert ran.code == 1
+    assert "cannot be sent by HTTP" in ran.err
+
+
 async def test_a_wrong_token_and_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = await run("queues", "list", "--token", "wrong")
     monkeypatch.delenv("QSTASH_TOKEN")

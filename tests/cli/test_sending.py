@@ -57,6 +57,17 @@ async def test_a_body_comes_from_standard_input_or_from_a_file(
     assert request.header("Content-Type") == "text/plain; charset=utf-8"
 
 
+async def test_letters_beyond_ascii_arrive(run: Run, environment: Running, receiver: Receiver) -> None:
+    ran = await run("publish", receiver.url("/a?b=é"), "--label", "für später", "-H", "X-Name: Zoë", "--body", "ü")
+
+    request = await receiver.next_request()
+    message = (await environment.http.get(f"/v2/messages/{ran.out.strip()}")).json()
+    assert request.target == "/a?b=%C3%A9"
+    assert message["label"] == "für später"
+    assert message["header"]["X-Name"] == ["Zoë"]
+    assert request.body == "ü".encode()
+
+
 async def test_bytes_that_are_no_text_are_sent_as_they_are(run: Run, receiver: Receiver) -> None:
     await run("publish", receiver.url(), "--body", "-", stdin=b"\xff\x00")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from postroad.errors import InvalidValue, PostroadError
 if TYPE_CHECKING:
     from postroad.cli.remote import Remote
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SERVER = "Server and output"
 _FILTERS = "Filters (several values mean any of them)"
 _CONSENT = "Consent"
@@ -229,7 +231,7 @@ def fields_of(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
     pairs = []
     for text in texts or ():
         name, colon, value = text.partition(":")
-        if not colon or not name.strip():
+        if not colon or not _TOKEN.fullmatch(name.strip()):
             raise BadOption(option, text, "'Name: value'")
         pairs.append((name.strip(), value.strip()))
     return pairs

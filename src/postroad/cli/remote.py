@@ -22,6 +22,10 @@ class Unreachable(PostroadError):
     """No answer came from the server."""
 
 
+class Unsendable(PostroadError):
+    """A request that HTTP has no way to write."""
+
+
 class NoProgress(Unreachable):
     """A stream said nothing for as long as one was ready to wait."""
 
@@ -68,7 +72,9 @@ class Remote:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         content = {"json": json} if json is not None else {"content": body}
         with _reached(self.url):
-            answer = self._http.request(method, path, params=given or None, headers=headers, timeout=timeout, **content)
+            answer = self._http.request(
+                method, path, params=given or None, headers=_fields(headers), timeout=timeout, **content
+            )
         if answer.is_error:
             raise self._rejected(answer)
         try:
@@ -148,14 +154,23 @@ class Remote:
 
 
 def segment(text: str) -> str:
-    """A text as one segment of a path."""
+    """A text as one segment of a path. Raises `Unsendable` for one that would mean another path."""
+    if text in ("", ".", ".."):
+        raise Unsendable(f"{text!r} is no id and no name: expected one that is not empty")
     return quote(text, safe="")
+
+
+def _fields(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
+    # Servers take other letters than those of ASCII as UTF-8, which httpx would refuse to write.
+    return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in (headers or {}).items()]
 
 
 @contextmanager
 def _reached(url: str) -> Iterator[None]:
     try:
         yield
+    except httpx.LocalProtocolError as error:
+        raise Unsendable(f"this cannot be sent by HTTP: {error}") from error
     except httpx.ReadTimeout as error:
         raise NoProgress(f"{url} says nothing any more; does it run?") from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
