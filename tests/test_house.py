@@ -96,7 +96,16 @@ def test_importing_the_core_loads_nothing_but_the_standard_library() -> None:
 
 DOCUMENTS = ["README", "CHANGELOG", "CONTRIBUTING", "SECURITY"] + [
     f"docs/{name}"
-    for name in ("architecture", "glossary", "lifecycle", "operations", "compatibility", "reliability", "security", "cli")
+    for name in (
+        "architecture",
+        "cli",
+        "glossary",
+        "lifecycle",
+        "operations",
+        "compatibility",
+        "reliability",
+        "security",
+    )
 ]
 
 

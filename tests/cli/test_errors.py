@@ -33,7 +33,15 @@ async def test_what_the_server_refuses(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 async def test_what_would_mean_another_path_is_not_sent(run: Run, name: str) -> None:
-    for command in ("queues delete", "queues show", "schedules show", "flow pause", "groups delete", "cancel", "message"):
+    for command in (
+        "queues delete",
+        "queues show",
+        "schedules show",
+        "flow pause",
+        "groups delete",
+        "cancel",
+        "message",
+    ):
         ran = await run(*command.split(), name)
 
         assert ran.code == 1, command
@@ -45,6 +53,11 @@ async def test_what_http_cannot_write_is_not_taken_for_a_server_that_is_away(run
 
     assert ran.code == 1
     assert "cannot be sent by HTTP" in ran.err
+    far = await run("publish", "http://127.0.0.1:1/", "--label", "日本")
+    assert (far.code, far.err) == (
+        1,
+        "postroad: a header cannot hold '日本': expected letters of Latin-1, as HTTP has them\n",
+    )
 
 
 async def test_a_wrong_token_and_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,11 @@ def segment(text: str) -> str:
 
 
 def _fields(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
-    # Servers take other letters than those of ASCII as UTF-8, which httpx would refuse to write.
-    return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in (headers or {}).items()]
+    try:
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    except UnicodeEncodeError as error:
+        text = error.object[error.start : error.end]
+        raise Unsendable(f"a header cannot hold {text!r}: expected letters of Latin-1, as HTTP has them") from None
 
 
 @contextmanager
