@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from postroad import cli
-from tests.conftest import KEYS, TOKEN, Running
+from tests.conftest import KEYS, TOKEN, Running, Serve
 
 POSTROAD = Path(sys.executable).parent / "postroad"
 
@@ -79,8 +79,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def environment(server: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
-    """A server that commands find by QSTASH_URL and QSTASH_TOKEN."""
+async def environment(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """A server as of `postroad dev` that commands find by QSTASH_URL and QSTASH_TOKEN."""
+    server = await serve(dev=True, public=True)
     monkeypatch.setenv("QSTASH_URL", server.url)
     monkeypatch.setenv("QSTASH_TOKEN", TOKEN)
     return server

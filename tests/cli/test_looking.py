@@ -37,7 +37,7 @@ async def test_progress_of_a_handler_is_seen_as_a_bar(run_on_terminal: Run, rece
     said: list[int] = []
     receiver.script("/work", reporting(said))
 
-    ran = await run_on_terminal("publish", receiver.url("/work"), "--body", "x", "--wait")
+    ran = await run_on_terminal("publish", receiver.url("/work"), "--body", "x", "--wait", "--within", "20s")
 
     assert ran.code == 0
     assert said == [10, 50, 100]
@@ -115,9 +115,8 @@ async def test_what_is_unfinished_and_why(run: Run, environment: Running, receiv
 
 async def test_all_that_match_are_cancelled(run: Run, environment: Running, receiver: Receiver) -> None:
     for number in range(30):
-        await environment.publish(
-            receiver.url(f"/{number}"), upstash_delay="1h", upstash_label="odd" if number % 2 else "even"
-        )
+        label = "odd" if number % 2 else "even"
+        await environment.publish(receiver.url(f"/{number}"), upstash_delay="1h", upstash_label=label)
 
     assert (await run("cancel", "--label", "odd", "--dry-run")).out == "15 messages would be cancelled.\n"
     assert (await run("cancel", "--label", "odd")).code == 1
@@ -162,23 +161,21 @@ async def test_the_log_is_followed_as_it_happens(
     assert process.returncode == 0
 
 
-async def test_the_clock_shows_what_comes_next_and_is_moved(run: Run, serve: Serve, receiver: Receiver) -> None:
-    server = await serve(dev=True)
-    message_id = await server.publish(receiver.url("/late"), upstash_delay="2h")
-    at = ("--url", server.url)
-    await run("schedules", "create", receiver.url(), "--cron", "0 0 1 1 *", "--id", "yearly", *at)
+async def test_the_clock_shows_what_comes_next_and_is_moved(run: Run, environment: Running, receiver: Receiver) -> None:
+    message_id = await environment.publish(receiver.url("/late"), upstash_delay="2h")
+    await run("schedules", "create", receiver.url(), "--cron", "0 0 1 1 *", "--id", "yearly")
 
-    shown = (await run("clock", "show", *at)).record
+    shown = (await run("clock", "show")).record
 
     assert (shown["can be moved"], shown["next message"], shown["next schedule"]) == ("yes", message_id, "yearly")
-    assert (await run("clock", "advance", "1h", *at)).out == "1h have passed.\n"
+    assert (await run("clock", "advance", "1h")).out == "1h have passed.\n"
     assert receiver.requests("/late") == []
-    assert (await run("clock", "advance", "61m", "--json", *at)).json == {"advanced": "1h1m"}
+    assert (await run("clock", "advance", "61m", "--json")).json == {"advanced": "1h1m"}
     await receiver.next_request("/late")
 
 
-async def test_the_clock_of_a_server_that_is_no_toy_cannot_be_moved(run: Run) -> None:
-    assert (await run("clock", "show")).record == {"can be moved": "no"}
+async def test_the_clock_of_a_server_that_is_no_toy_cannot_be_moved(run: Run, serve: Serve) -> None:
+    assert (await run("clock", "show", "--url", (await serve()).url)).record == {"can be moved": "no"}
 
 
 async def test_top_counts_what_a_server_does(run: Run, environment: Running, receiver: Receiver) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.cli.conftest import Run, run_here
-from tests.conftest import Running, eventually
+from tests.conftest import Running, Serve, eventually
 from tests.moods import status
 from tests.receiver import Receiver
 
@@ -247,8 +247,8 @@ def test_runs_of_an_expression_need_no_server() -> None:
     assert run_here("schedules", "next").code == 1
 
 
-async def test_the_clock_of_a_server_that_is_no_toy_is_not_moved(run: Run) -> None:
-    ran = await run("clock", "advance", "1h")
+async def test_the_clock_of_a_server_that_is_no_toy_is_not_moved(run: Run, serve: Serve) -> None:
+    ran = await run("clock", "advance", "1h", "--url", (await serve()).url)
 
     assert ran.code == 1
     assert "only under postroad dev" in ran.err
