@@ -49,6 +49,8 @@ def logs(
     """
     query = where.query() | places.query()
     query |= {name: value for name, value in (("messageId", message), ("state", state)) if value}
+    if not at.json:
+        query["trimBody"] = "true"
     with at.opened() as remote:
         if follow:
             try:
@@ -66,19 +68,24 @@ def logs(
 
 def _events(remote: Remote, query: dict[str, Any], count: int) -> tuple[list[Any], str | None]:
     """The newest events, in the order in which they happened."""
-    query = {**query, "trimBody": "true"}
     events, cursor = remote.pages("/v2/events", "events", query=query, most=count, size=_PAGE)
     return events[::-1], cursor
 
 
 def _follow(remote: Remote, query: dict[str, Any], at: Server) -> None:
     """Print events as they happen, each once, also over a break of the connection."""
+    from postroad.clock import Clock
+
     last: str | None = None
+    # Whoever has seen nothing yet goes on from here; a time is a position as well.
+    start = str(Clock().now_ms())
     lost_at: float | None = None
+    is_reached = False
     while True:
+        after = last if last or not is_reached or "fromDate" in query else start
         try:
-            for event in remote.events("/v2/events/stream", query=query, after=last):
-                lost_at = None
+            for event in remote.events("/v2/events/stream", query=query, after=after):
+                is_reached, lost_at = True, None
                 if event is not None and event.id:
                     last = event.id
                 if event is not None and event.name == "message":
@@ -86,13 +93,14 @@ def _follow(remote: Remote, query: dict[str, Any], at: Server) -> None:
         except Rejected:
             raise
         except NoProgress:
+            is_reached = True
             continue
         except Unreachable as error:
             # A server that is restarted is there again in a moment, and the stream goes on where it broke off.
             if lost_at is None:
                 lost_at = time.monotonic()
-                typer.echo(f"{error} Trying again.", err=True)
-            if last is None or time.monotonic() - lost_at > _PATIENCE_S:
+                typer.echo(f"{error} It is tried again.", err=True)
+            if not is_reached or time.monotonic() - lost_at > _PATIENCE_S:
                 raise
         time.sleep(_STEP_S)
 

@@ -89,7 +89,7 @@ def look(remote: Remote) -> Picture:
     keys = [one for one in remote.call("GET", "/v2/flowControl") if one["waitListSize"] or one["parallelismCount"]]
     return Picture(
         per_second={
-            name: round(states[state] / span_s, 1)
+            name: round(states[state] / span_s, 2)
             for name, state in (("published", "CREATED"), ("delivered", "DELIVERED"), ("errors", "ERROR"))
         },
         in_flight=remote.call("GET", "/v2/globalParallelism")["parallelismCount"],
@@ -110,7 +110,7 @@ def _busiest(events: list[dict[str, Any]], span_s: float) -> list[dict[str, Any]
             ends[host] += event["state"] != "FAILED"  # The error of the last attempt was counted.
             errors[host] += event["state"] == "ERROR"
     return [
-        {"host": host, "perSecond": round(count / span_s, 1), "errors": round(errors[host] / max(1, count), 3)}
+        {"host": host, "perSecond": round(count / span_s, 2), "errors": round(errors[host] / max(1, count), 3)}
         for host, count in ends.most_common(_SHOWN)
     ]
 
