@@ -248,3 +248,24 @@ async def test_top_is_one_screen(receiver: Receiver, run_on_terminal: Run) -> No
     shown = (await run_on_terminal("top", "--once", "--url", receiver.url("").rstrip("/"))).out
     for text in ("delivered/s", "in flight", "dead letters", "Busiest destinations", "busy:1", "12,345"):
         assert text in shown
+
+
+async def test_what_waits_is_changed(receiver: Receiver) -> None:
+    receiver.script(f"/v2/messages/{ID}", answer({"messageId": ID}), status(409, b'{"error": "begun"}', JSON))
+
+    ran = await command(receiver, "edit", ID, "--body", '{"a": 1}', "--delay", "10s", "-H", "X-New: yes")
+    late = await command(receiver, "edit", ID, "--not-before", "2030-01-01T00:00Z")
+
+    assert (ran.code, ran.out) == (0, f"{ID} is changed.\n")
+    first, second = receiver.requests(f"/v2/messages/{ID}")
+    assert (first.method, json.loads(first.body)) == (
+        "PATCH",
+        {
+            "body": '{"a": 1}',
+            "headers": {"Content-Type": "application/json", "Upstash-Forward-X-New": "yes"},
+            "delay": "10s",
+        },
+    )
+    assert json.loads(second.body) == {"notBefore": 1_893_456_000}
+    assert (late.code, late.err) == (1, "postroad: begun (HTTP 409)\n")
+    assert "something to change" in (await command(receiver, "edit", ID)).err

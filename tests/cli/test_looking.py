@@ -130,18 +130,6 @@ async def test_all_that_match_are_cancelled(run: Run, environment: Running, rece
     assert (await run("messages")).rows == []
 
 
-async def test_what_waits_is_changed(run: Run, environment: Running, receiver: Receiver) -> None:
-    message_id = await environment.publish(receiver.url("/edited"), "before", upstash_delay="1h")
-
-    assert (await run("edit", message_id)).code == 1
-    assert (await run("edit", message_id, "--body", "after", "--delay", "0s", "-H", "X-New: yes")).code == 0
-
-    request = await receiver.next_request("/edited")
-    assert (request.body, request.header("X-New")) == (b"after", "yes")
-    await environment.settled(message_id)
-    assert (await run("edit", message_id, "--body", "too late")).code == 1
-
-
 async def test_the_log_is_followed_as_it_happens(
     run: Run, environment: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
