@@ -11,6 +11,7 @@ import typer
 
 from postroad import __version__, settings, telemetry
 from postroad.cli import (
+    apply,
     dev_clock,
     dlq,
     encryption,
@@ -53,6 +54,8 @@ cli.command(rich_help_panel=_LOOK)(top.top)
 cli.command(rich_help_panel=_LOOK)(verify.verify)
 cli.command(rich_help_panel=_MANAGE)(messages.edit)
 cli.command(rich_help_panel=_MANAGE)(messages.cancel)
+cli.command(rich_help_panel=_MANAGE)(apply.apply)
+cli.command("import", rich_help_panel=_MANAGE)(apply.import_)
 cli.add_typer(dlq.commands, name="dlq", rich_help_panel=_MANAGE)
 cli.add_typer(queues.commands, name="queues", rich_help_panel=_MANAGE)
 cli.add_typer(groups.commands, name="groups", rich_help_panel=_MANAGE)

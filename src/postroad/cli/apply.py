@@ -1,0 +1,214 @@
+"""`postroad apply` and `postroad import`: a server is brought to what a file, or another server, has."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from postroad.errors import InvalidDestination, Misconfigured, PostroadError
+
+if TYPE_CHECKING:
+    from postroad.cli.as_code.plan import Step
+    from postroad.cli.as_code.resource import Kind, Resource
+    from postroad.cli.remote import Remote
+
+Url = Annotated[str | None, typer.Option(help="Address of the server, instead of QSTASH_URL.")]
+Token = Annotated[str | None, typer.Option(help="Its token, instead of QSTASH_TOKEN.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the plan and its outcome as JSON.")]
+
+
+class NotAllApplied(PostroadError):
+    """Some of what was planned was refused; the rest was done."""
+
+    def __init__(self, failed: int, planned: int) -> None:
+        super().__init__(
+            f"{failed} of {planned} changes failed, the others were made; run it again when that is mended"
+        )
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(help="A YAML file, a vercel.json, or - for standard input.")],
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what the file does not have.")] = False,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before something is deleted.")] = False,
+    as_json: Json = False,
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the app of a vercel.json is, e.g. https://app.example.com.")
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Bring schedules, queues, URL groups and flow-control keys to what a file says. A second run changes nothing.
+
+    ${NAME} in the file comes from the environment. --prune only deletes what the file has a section for; of a
+    vercel.json only schedules that an earlier apply of one has made.
+    """
+    from postroad.cli.as_code import plan, wire
+    from postroad.cli.remote import Remote
+
+    wanted, doomed, hidden = _wanted(file, base_url)
+    remote = Remote(url, token)
+    keys = [one.name for one in wanted.get("flow key", ())]
+    present = wire.present(remote, wanted.keys(), keys=keys)
+    planned = plan.steps(_in_order(wanted), present, doomed=doomed if prune else _nothing)
+    spared = 0 if prune else len(plan.steps(_in_order(wanted), present, doomed=doomed)) - len(planned)
+    note = f"{spared} more on the server are not in the file: --prune deletes them" if spared else ""
+    _carry_out(remote, planned, dry_run=dry_run, yes=yes, as_json=as_json, hidden=hidden, note=note)
+
+
+def import_(
+    source: Annotated[str, typer.Option("--from", help="Address of the QStash or Postroad to read from.")],
+    source_token: Annotated[
+        str, typer.Option("--from-token", envvar="POSTROAD_IMPORT_TOKEN", help="Its token; read-only is enough.")
+    ],
+    only: Annotated[str, typer.Option(help="A comma list of what to import.")] = "queues,groups,flow,schedules",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Change what is here and differs.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Bring schedules, URL groups, queues and pinned flow-control keys here from another QStash or Postroad.
+
+    Nothing is changed or deleted there. What is here and equal is left alone; what differs is shown, and kept unless
+    --overwrite. What the other side redacts cannot be read, and is skipped by name.
+    """
+    from postroad.cli.as_code import plan, wire
+    from postroad.cli.as_code.resource import Schedule
+    from postroad.cli.as_code.sections import SECTIONS
+    from postroad.cli.remote import Remote
+
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(SECTIONS)}", param_hint="--only")
+    kinds = [kind for name, kind in SECTIONS.items() if name in names]
+    there, here = Remote(source, source_token), Remote(url, token)
+    if there.url == here.url and source_token == (token or os.environ.get("QSTASH_TOKEN")):
+        raise Misconfigured(f"--from is {there.url}, which is where it would be imported: set QSTASH_URL or --url")
+    found = wire.present(there, kinds)
+    readable: list[Resource] = []
+    skipped: list[Step] = []
+    for one in (one for kind in kinds for one in found[kind].values() if plan.is_there(one)):
+        lost = one.unreadable() if isinstance(one, Schedule) else []
+        if lost:
+            reason = f"redacted there, so it cannot be read: {', '.join(lost)}; make it by hand or with postroad apply"
+            skipped.append(plan.skipped(one, reason))
+        else:
+            readable.append(one)
+    keys = [one.name for one in readable if one.kind == "flow key"]
+    planned = plan.steps(readable, wire.present(here, kinds, keys=keys), overwrite=overwrite) + skipped
+    kept = sum(step.action is plan.Action.KEEP for step in planned)
+    note = f"{kept} are here and differ, and are kept: --overwrite changes them" if kept else ""
+    _carry_out(here, planned, dry_run=dry_run, yes=True, as_json=as_json, hidden=_as_is, note=note)
+
+
+def _wanted(
+    file: Path, base_url: str | None
+) -> tuple[Mapping[Kind, list[Resource]], Callable[[Resource], bool], Callable[[str], str]]:
+    """What the file asks for; what of the rest --prune deletes; and how to print without secrets."""
+    from postroad.cli.as_code import sections, vercel
+    from postroad.cli.as_code.document import Document
+    from postroad.cli.as_code.resource import Schedule
+
+    text = _text(file)
+    # A vercel.json may be indented by tabs, which JSON allows between its values and YAML does not.
+    is_json = file.suffix == ".json"
+    document = Document(file.name, {} if is_json else os.environ)
+    root = document.read(text.replace("\t", " ") if is_json else text)
+    if not vercel.is_vercel(root):
+        if base_url is not None:
+            raise typer.BadParameter("it is for the crons of a vercel.json", param_hint="--base-url")
+        wanted = sections.read(document, root).resources
+        document.check()
+        return wanted, lambda _: True, document.hidden
+    if base_url is None:
+        raise typer.BadParameter(
+            "say where the app is, e.g. --base-url https://app.example.com", param_hint="--base-url"
+        )
+    _check_base(base_url)
+    schedules = vercel.read(document, root, base_url=base_url, environment=os.environ)
+    document.check()
+    ours: Callable[[Resource], bool] = lambda one: isinstance(one, Schedule) and vercel.is_ours(one)  # noqa: E731
+    return {"schedule": [*schedules]}, ours, document.hidden
+
+
+def _text(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="FILE") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{file} is not UTF-8", param_hint="FILE") from None
+
+
+def _check_base(url: str) -> None:
+    from postroad.domain.destination import parse_url
+
+    try:
+        parse_url(url)
+    except InvalidDestination as error:
+        raise typer.BadParameter(error.reason, param_hint="--base-url") from None
+    if "?" in url or "#" in url:
+        raise typer.BadParameter("a base URL has no query and no fragment", param_hint="--base-url")
+
+
+def _in_order(wanted: Mapping[Kind, list[Resource]]) -> list[Resource]:
+    return [one for resources in wanted.values() for one in resources]
+
+
+def _nothing(_: Resource) -> bool:
+    return False
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+def _carry_out(
+    remote: Remote,
+    planned: Sequence[Step],
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    hidden: Callable[[str], str],
+    note: str,
+) -> None:
+    """Print the plan, ask if something goes, make it, and tell how it went. Raises `NotAllApplied`."""
+    from postroad.cli.as_code import plan, report
+
+    work = [step for step in planned if step.is_work]
+    if not as_json:
+        for line in report.lines(planned, hidden=hidden, note=note):
+            typer.echo(line)
+    if not dry_run:
+        _confirm([step for step in work if step.action is plan.Action.DELETE], yes=yes)
+    failures: list[plan.Failure] = []
+    for outcome in plan.make(remote, [] if dry_run else work):
+        if isinstance(outcome, plan.Failure):
+            failures.append(outcome)
+            if not as_json:
+                typer.secho(report.failure(outcome, hidden=hidden), fg="red", err=True)
+    if as_json:
+        document: dict[str, Any] = report.document(planned, failures, applied=not dry_run, hidden=hidden)
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif work and not failures:
+        typer.echo("Nothing was changed: this was a dry run." if dry_run else "Done.")
+    if failures:
+        raise NotAllApplied(len(failures), len(work))
+
+
+def _confirm(deletions: Sequence[Step], *, yes: bool) -> None:
+    if not deletions or yes:
+        return
+    what = f"{len(deletions)} to delete"
+    if not sys.stdin.isatty():
+        raise Misconfigured(f"{what}, and nobody to ask: --yes deletes without a question, --dry-run only looks")
+    typer.confirm(f"{what}. Go on?", abort=True, err=True)

@@ -1,0 +1,1 @@
+"""Schedules, queues, URL groups and flow-control keys as one file says them: `postroad apply` and `postroad import`."""

@@ -1,0 +1,91 @@
+"""The `crons` of a `vercel.json` as schedules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from postroad.cli.as_code import wire
+from postroad.cli.as_code.document import Document, Entry
+from postroad.cli.as_code.fields import Fields
+from postroad.cli.as_code.resource import Schedule
+from postroad.domain.cron import parse_cron
+from postroad.domain.destination import parse_url
+from postroad.errors import InvalidDestination, shown
+
+SECRET = "CRON_SECRET"  # noqa: S105  the name of a variable
+
+_PREFIX = "vercel"
+
+
+def is_vercel(root: Entry) -> bool:
+    """Whether a file is one of Vercel's."""
+    return isinstance(root.value, dict) and "crons" in root.value
+
+
+def read(document: Document, root: Entry, *, base_url: str, environment: Mapping[str, str]) -> list[Schedule]:
+    """A schedule for each cron job: GET, no retries, and the secret of the environment as a bearer, as Vercel does it.
+
+    The API shows a hash in the place of the secret. Faults are left in the document; other fields of the file mean
+    nothing here.
+    """
+    secret = environment.get(SECRET)
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    if secret:
+        document.secrets[secret] = SECRET
+    found: dict[str, Schedule] = {}
+    known = root.value.keys() if isinstance(root.value, dict) else ()
+    for entry in Fields(document, root, known).entries("crons"):
+        fields = Fields(document, entry, ("path", "schedule"))
+        path, cron = fields.required("path"), fields.parsed("schedule", parse_cron, required=True)
+        destination = _destination(fields, path, base_url)
+        if cron is None or destination is None:
+            continue
+        name = schedule_id(path, cron.text)
+        if name in found:
+            document.fault(entry, "the same path and schedule a second time")
+        found[name] = Schedule(
+            name,
+            cron=cron.text,
+            destination=destination,
+            method="GET",
+            headers=headers,
+            retries=0,
+            redact="header[Authorization]" if headers else None,
+        )
+    return list(found.values())
+
+
+def schedule_id(path: str, cron: str) -> str:
+    """The id of the schedule for a path and an expression; readable, and the same each time."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", urlsplit(path).path).strip("-")[:80]
+    digest = sha256(f"{path}\n{cron}".encode()).hexdigest()[:12]
+    return "-".join(part for part in (_PREFIX, words, digest) if part)
+
+
+def is_ours(schedule: Schedule) -> bool:
+    """Whether `read` made this schedule once: its id follows from what it does, and nobody else's would."""
+    if not schedule.name.startswith(f"{_PREFIX}-") or schedule.method != "GET":
+        return False
+    parts = urlsplit(schedule.destination)
+    target = schedule.destination.removeprefix(f"{parts.scheme}://{parts.netloc}")
+    # The base URL may have had a path of its own.
+    starts = [place for place, character in enumerate(target) if character == "/"]
+    return any(schedule_id(target[start:], schedule.cron) == schedule.name for start in starts)
+
+
+def _destination(fields: Fields, path: str, base_url: str) -> str | None:
+    if not path:
+        return None
+    if not path.startswith("/"):
+        fields.fault("path", f"got {shown(path)}, expected a path that begins with /")
+        return None
+    destination = base_url.rstrip("/") + path
+    try:
+        parse_url(destination)
+    except InvalidDestination as error:
+        fields.fault("path", f"{shown(destination)}: {error.reason}")
+        return None
+    return wire.as_sent(destination)
