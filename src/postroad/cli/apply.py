@@ -47,8 +47,9 @@ def apply(
 ) -> None:
     """Bring schedules, queues, URL groups and flow-control keys to what a file says. A second run changes nothing.
 
-    ${NAME} in the file comes from the environment. --prune only deletes what the file has a section for; of a
-    vercel.json only schedules that an earlier apply of one has made.
+    ${NAME} in the file comes from the environment.
+
+    --prune only deletes what the file has a section for; of a vercel.json, schedules that an earlier one has made.
     """
     from postroad.cli.as_code import plan, wire
     from postroad.cli.remote import Remote
@@ -66,7 +67,7 @@ def apply(
 def import_(
     source: Annotated[str, typer.Option("--from", help="Address of the QStash or Postroad to read from.")],
     source_token: Annotated[
-        str, typer.Option("--from-token", envvar="POSTROAD_IMPORT_TOKEN", help="Its token; read-only is enough.")
+        str, typer.Option("--from-token", envvar="QSTASH_FROM_TOKEN", help="Its token; read-only is enough.")
     ],
     only: Annotated[str, typer.Option(help="A comma list of what to import.")] = "queues,groups,flow,schedules",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Change what is here and differs.")] = False,
@@ -77,13 +78,13 @@ def import_(
 ) -> None:
     """Bring schedules, URL groups, queues and pinned flow-control keys here from another QStash or Postroad.
 
-    Nothing is changed or deleted there. What is here and equal is left alone; what differs is shown, and kept unless
-    --overwrite. What the other side redacts cannot be read, and is skipped by name.
+    Nothing is changed there, and nothing is deleted here. What is here and differs is kept unless --overwrite.
+
+    What the other side redacts cannot be read, and is skipped by name.
     """
     from postroad.cli.as_code import plan, wire
-    from postroad.cli.as_code.resource import Schedule
     from postroad.cli.as_code.sections import SECTIONS
-    from postroad.cli.remote import Remote
+    from postroad.cli.remote import Rejected, Remote
 
     names = [name.strip() for name in only.split(",") if name.strip()]
     if unknown := [name for name in names if name not in SECTIONS]:
@@ -92,21 +93,31 @@ def import_(
     there, here = Remote(source, source_token), Remote(url, token)
     if there.url == here.url and source_token == (token or os.environ.get("QSTASH_TOKEN")):
         raise Misconfigured(f"--from is {there.url}, which is where it would be imported: set QSTASH_URL or --url")
-    found = wire.present(there, kinds)
-    readable: list[Resource] = []
-    skipped: list[Step] = []
-    for one in (one for kind in kinds for one in found[kind].values() if plan.is_there(one)):
-        lost = one.unreadable() if isinstance(one, Schedule) else []
-        if lost:
-            reason = f"redacted there, so it cannot be read: {', '.join(lost)}; make it by hand or with postroad apply"
-            skipped.append(plan.skipped(one, reason))
-        else:
-            readable.append(one)
-    keys = [one.name for one in readable if one.kind == "flow key"]
-    planned = plan.steps(readable, wire.present(here, kinds, keys=keys), overwrite=overwrite) + skipped
+    try:
+        found = wire.present(there, kinds)
+    except Rejected as error:
+        reason = str(error).removesuffix(f" (HTTP {error.status})")
+        raise Rejected(error.status, f"{there.url} cannot be read: {reason}") from None
+    wanted = [one for kind in kinds for one in found[kind].values() if plan.is_there(one)]
+    keys = [one.name for one in wanted if one.kind == "flow key"]
+    planned = [
+        _readable(step) for step in plan.steps(wanted, wire.present(here, kinds, keys=keys), overwrite=overwrite)
+    ]
     kept = sum(step.action is plan.Action.KEEP for step in planned)
     note = f"{kept} are here and differ, and are kept: --overwrite changes them" if kept else ""
     _carry_out(here, planned, dry_run=dry_run, yes=True, as_json=as_json, hidden=_as_is, note=note)
+
+
+def _readable(step: Step) -> Step:
+    """The step, unless the other side shows only hashes of what it would need."""
+    from postroad.cli.as_code import plan
+    from postroad.cli.as_code.resource import Schedule
+
+    lost = step.wanted.unreadable() if isinstance(step.wanted, Schedule) and step.changes else []
+    if not lost:
+        return step
+    reason = f"redacted there, so it cannot be read: {', '.join(lost)}; make it by hand or with postroad apply"
+    return plan.skipped(step.resource, reason)
 
 
 def _wanted(
@@ -120,7 +131,7 @@ def _wanted(
     text = _text(file)
     # A vercel.json may be indented by tabs, which JSON allows between its values and YAML does not.
     is_json = file.suffix == ".json"
-    document = Document(file.name, {} if is_json else os.environ)
+    document = Document("standard input" if str(file) == "-" else file.name, {} if is_json else os.environ)
     root = document.read(text.replace("\t", " ") if is_json else text)
     if not vercel.is_vercel(root):
         if base_url is not None:

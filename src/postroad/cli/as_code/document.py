@@ -80,7 +80,8 @@ class Document:
             line = mark.line + 1 if mark is not None else 1
             raise InvalidFile(self.name, [Fault(line, "", f"no valid YAML: {error.problem}")]) from None
         except (yaml.YAMLError, RecursionError) as error:
-            reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+            is_deep = isinstance(error, RecursionError)
+            reason = "it is nested too deeply" if is_deep else str(error).partition("\n")[0]
             raise InvalidFile(self.name, [Fault(1, "", f"no valid YAML: {reason}")]) from None
 
     def hidden(self, text: str) -> str:

@@ -123,7 +123,7 @@ def _step(wanted: Resource, present: Resource | None, *, overwrite: bool) -> Ste
     if not changes:
         return Step(Action.UNCHANGED, wanted, present)
     step = Step(Action.CHANGE, wanted, present, changes)
-    return step if overwrite else replace(step, action=Action.KEEP, note="it is there and differs")
+    return step if overwrite else replace(step, action=Action.KEEP, note="it is here and differs")
 
 
 def _differences(before: Facts, after: Facts) -> Iterator[Change]:

@@ -200,8 +200,10 @@ def _cron(fields: Fields) -> str:
     try:
         return parse_cron(text if zone is None else f"CRON_TZ={zone} {text}").text
     except InvalidValue as error:
-        name = "zone" if "IANA" in error.expected and zone is not None else "cron"
-        fields.fault(name, f"got {shown(zone if name == 'zone' and zone else text)}, expected {error.expected}")
+        if zone is not None and "IANA" in error.expected:
+            fields.fault("zone", f"got {shown(zone)}, expected an IANA time zone such as Europe/Berlin")
+        else:
+            fields.fault("cron", f"got {shown(text)}, expected {error.expected}")
     return ""
 
 

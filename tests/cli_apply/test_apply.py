@@ -1,0 +1,300 @@
+"""`postroad apply` brings a server to what a YAML file says, and then leaves it alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli_apply.conftest import Run, Write, got, state
+from tests.conftest import TOKEN, Running, Serve
+from tests.receiver import Receiver
+
+EVERYTHING = """
+schedules:
+  - id: daily-report
+    cron: "0 9 * * MON-FRI"
+    zone: Europe/Berlin
+    destination: http://127.0.0.1:9/api/report?day=1
+    method: put
+    headers: {X-Kind: daily, Authorization: "Bearer ${REPORT_TOKEN}", x-number: 5, X-Latin: "é"}
+    body: {kind: daily, numbers: [1, 2.5, true, null, "ü"]}
+    retries: 5
+    retryDelay: 1000 * retried
+    delay: 10s
+    timeout: 1m
+    callback: http://127.0.0.1:9/callback
+    failureCallback: {url: http://127.0.0.1:9/failed, headers: {X-Token: abc}}
+    queue: mails
+    flowControl: {key: reports, rate: 10, period: 1m, parallelism: 2}
+    labels: [a, b]
+    paused: true
+  - id: to-group
+    cron: "@daily"
+    destination: listeners
+    body: plain text
+    redact: [body]
+queues:
+  - {name: mails, parallelism: 2}
+  - {name: slow, paused: true}
+groups:
+  - name: listeners
+    endpoints:
+      - http://127.0.0.1:9/a
+      - {url: http://127.0.0.1:9/b, name: b}
+    headers: {Upstash-Retries: "3", Upstash-Forward-X-A: "b"}
+flow:
+  - {key: openai/gpt 4, rate: 60, period: 1m, parallelism: 5}
+  - {key: stopped, paused: true}
+  - {key: nothing}
+"""
+SECRET = "a-token-of-length"
+
+
+async def test_everything_that_a_file_says_is_there_after_one_run(run: Run, write: Write, server: Running) -> None:
+    result = await run("apply", write(EVERYTHING), REPORT_TOKEN=SECRET)
+
+    assert (result.code, result.error) == (0, "")
+    assert "7 to create, 1 unchanged.\nDone." in result.out
+    report, to_group = await got(server, "/v2/schedules")
+    assert report["cron"] == "CRON_TZ=Europe/Berlin 0 9 * * MON-FRI"
+    assert report["destination"] == "http://127.0.0.1:9/api/report?day=1"
+    assert report["method"] == "PUT"
+    assert report["header"] == {
+        "Authorization": [f"Bearer {SECRET}"],
+        "Content-Type": ["application/json"],
+        "X-Kind": ["daily"],
+        "X-Latin": ["é"],
+        "X-Number": ["5"],
+    }
+    assert json.loads(report["body"]) == {"kind": "daily", "numbers": [1, 2.5, True, None, "ü"]}
+    assert {name: report[name] for name in ("retries", "delay", "timeout", "isPaused", "queueName", "labels")} == {
+        "retries": 5,
+        "delay": 10,
+        "timeout": 60,
+        "isPaused": True,
+        "queueName": "mails",
+        "labels": ["a", "b"],
+    }
+    assert (report["callback"], report["failureCallback"]) == (
+        "http://127.0.0.1:9/callback",
+        "http://127.0.0.1:9/failed",
+    )
+    assert report["failureCallbackHeader"] == {"X-Token": ["abc"]}
+    assert report["retryDelayExpression"] == "1000 * retried"
+    assert [report[name] for name in ("flowControlKey", "rate", "period", "parallelism")] == ["reports", 10, 60, 2]
+    assert (to_group["destination"], to_group["isPaused"]) == ("listeners", False)
+    assert to_group["body"].startswith("REDACTED:")
+    queues = {one["name"]: (one["parallelism"], one["paused"]) for one in await got(server, "/v2/queues")}
+    assert queues == {"mails": (2, False), "slow": (1, True)}
+    [group] = await got(server, "/v2/topics")
+    assert group["endpoints"] == [{"url": "http://127.0.0.1:9/a"}, {"url": "http://127.0.0.1:9/b", "name": "b"}]
+    assert group["headers"] == {"Upstash-Retries": ["3"], "Upstash-Forward-X-A": ["b"]}
+    openai, stopped = await got(server, "/v2/flowControl")
+    assert (openai["parallelismMax"], openai["rateMax"], openai["ratePeriod"]) == (5, 60, 60)
+    assert (openai["isPinnedParallelism"], openai["isPinnedRate"], openai["isPaused"]) == (True, True, False)
+    assert (stopped["isPaused"], stopped["isPinnedRate"]) == (True, False)
+
+
+async def test_a_second_run_changes_nothing_at_all(run: Run, write: Write, server: Running) -> None:
+    file = write(EVERYTHING)
+    await run("apply", file, REPORT_TOKEN=SECRET)
+    before = await state(server)
+
+    result = await run("apply", file, "--prune", REPORT_TOKEN=SECRET)
+
+    assert result.code == 0
+    assert result.out.endswith("8 unchanged.\n")
+    assert await state(server) == before
+
+
+async def test_what_differs_is_changed_and_said_from_what_to_what(run: Run, write: Write, server: Running) -> None:
+    await run("apply", write(EVERYTHING), REPORT_TOKEN=SECRET)
+    changed = (
+        EVERYTHING.replace("name: mails, parallelism: 2", "name: mails, parallelism: 3")
+        .replace("{url: http://127.0.0.1:9/b, name: b}", "http://127.0.0.1:9/b")
+        .replace("http://127.0.0.1:9/a\n", "http://127.0.0.1:9/c\n")
+        .replace("plain text", "another text")
+        .replace("retries: 5\n", "retries: 4\n")
+        .replace("rate: 60, period: 1m, parallelism: 5", "parallelism: 6")
+        .replace("key: stopped, paused: true", "key: stopped")
+        .replace(', Upstash-Forward-X-A: "b"', "")
+    )
+
+    result = await run("apply", write(changed), REPORT_TOKEN=SECRET)
+
+    assert (result.code, result.error) == (0, "")
+    for line in (
+        "~ change queue mails\n    parallelism  2 → 3\n",
+        "    endpoint http://127.0.0.1:9/b  b → without a name\n",
+        "    endpoint http://127.0.0.1:9/a  without a name → none\n",
+        "    header Upstash-Forward-X-A     b → none\n",
+        "~ change flow key openai/gpt 4\n    parallelism  5 → 6\n    rate         60 → none\n",
+        "    period       1m → none\n",
+        "~ change flow key stopped\n    paused  true → false\n",
+        "~ change schedule daily-report\n    retries  5 → 4\n",
+        "~ change schedule to-group\n    body  redacted, ",
+    ):
+        assert line in result.out
+    again = await run("apply", write(changed), REPORT_TOKEN=SECRET)
+    assert again.out.endswith("8 unchanged.\n")
+    [group] = await got(server, "/v2/topics")
+    assert sorted(one["url"] for one in group["endpoints"]) == ["http://127.0.0.1:9/b", "http://127.0.0.1:9/c"]
+    assert (await got(server, "/v2/schedules/daily-report"))["isPaused"]
+
+
+async def test_the_only_endpoint_of_a_group_can_lose_its_name_and_the_group_keeps_its_headers(
+    run: Run, write: Write, server: Running
+) -> None:
+    text = "groups: [{name: g, endpoints: [{url: 'http://127.0.0.1:9/', name: n}], headers: {Upstash-Retries: '1'}}]"
+    await run("apply", write(text))
+
+    result = await run("apply", write(text.replace(", name: n}", "}")))
+
+    assert result.code == 0
+    [group] = await got(server, "/v2/topics")
+    assert (group["endpoints"], group["headers"]) == ([{"url": "http://127.0.0.1:9/"}], {"Upstash-Retries": ["1"]})
+
+
+async def test_a_pause_alone_does_not_make_a_schedule_anew(run: Run, write: Write, server: Running) -> None:
+    text = "schedules: [{id: s, cron: '@daily', destination: 'http://127.0.0.1:9/', paused: true}]"
+    await run("apply", write(text))
+    made = await got(server, "/v2/schedules/s")
+
+    await run("apply", write(text.replace("true", "false")))
+
+    resumed = await got(server, "/v2/schedules/s")
+    assert (resumed["isPaused"], resumed["createdAt"]) == (False, made["createdAt"])
+
+
+async def test_a_dry_run_prints_the_plan_and_changes_nothing(run: Run, write: Write, server: Running) -> None:
+    result = await run("apply", write(EVERYTHING), "--dry-run", "--prune", REPORT_TOKEN=SECRET)
+
+    assert result.code == 0
+    assert "+ create schedule daily-report" in result.out
+    assert result.out.endswith("Nothing was changed: this was a dry run.\n")
+    assert await state(server) == [[], [], [], []]
+
+
+async def test_prune_deletes_what_the_file_does_not_have_but_only_of_the_kinds_it_has(
+    run: Run, write: Write, server: Running, receiver: Receiver
+) -> None:
+    await run("apply", write(EVERYTHING), REPORT_TOKEN=SECRET)
+    await server.http.post(f"/v2/enqueue/slow/{receiver.url()}")
+    fewer = write("queues: [{name: mails, parallelism: 2}]\nflow: []")
+
+    unpruned = await run("apply", fewer)
+    pruned = await run("apply", fewer, "--prune", "--yes")
+
+    assert "3 more on the server are not in the file: --prune deletes them." in unpruned.out
+    assert "- delete queue slow: 1 messages in it are cancelled\n" in pruned.out
+    assert "3 to delete, 1 unchanged.\nDone." in pruned.out
+    assert [one["name"] for one in await got(server, "/v2/queues")] == ["mails"]
+    assert len(await got(server, "/v2/schedules")) == 2
+    assert len(await got(server, "/v2/topics")) == 1
+    keys = await got(server, "/v2/flowControl")
+    assert not any(one["isPaused"] or one["isPinnedRate"] or one["isPinnedParallelism"] for one in keys)
+    assert (await run("apply", fewer, "--prune")).out.endswith("1 unchanged.\n")
+
+
+async def test_without_a_terminal_nothing_is_deleted_unless_it_is_said(run: Run, write: Write, server: Running) -> None:
+    await run("apply", write("queues: [{name: a}, {name: b}]"))
+
+    result = await run("apply", write("queues: [{name: a, parallelism: 2}]"), "--prune")
+
+    assert result.code == 1
+    assert "1 to delete, and nobody to ask: --yes deletes without a question" in result.error
+    assert [(one["name"], one["parallelism"]) for one in await got(server, "/v2/queues")] == [("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", ["a", "b"]), ("y", ["a"])])
+async def test_at_a_terminal_it_asks_before_it_deletes(
+    run: Run, write: Write, server: Running, answer: str, left: list[str]
+) -> None:
+    await run("apply", write("queues: [{name: a}, {name: b}]"))
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "postroad",
+        "apply",
+        str(write("queues: [{name: a}]")),
+        "--prune",
+        env={**os.environ, "QSTASH_URL": server.url, "QSTASH_TOKEN": TOKEN},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    os.close(ours)
+    os.close(theirs)
+
+    assert b"1 to delete. Go on?" in err
+    assert process.returncode == (0 if answer == "y" else 1)
+    assert [one["name"] for one in await got(server, "/v2/queues")] == left
+
+
+async def test_secrets_are_not_printed(run: Run, write: Write) -> None:
+    text = (
+        "schedules: [{id: s, cron: '@daily', destination: 'http://127.0.0.1:9/', body: 'key ${MY_KEY}', "
+        "headers: {X-Api-Key: plain-secret, X-Other: 'a ${MY_KEY}'}}]"
+    )
+    created = await run("apply", write(text), MY_KEY="older-secret")
+    changed = await run("apply", write(text.replace("plain", "new")), MY_KEY="newer-secret")
+    machine = await run("apply", write(text), "--json", MY_KEY="newest-secret")
+
+    everything = created.out + changed.out + machine.out
+    assert "-secret" not in everything
+    assert "header X-Other    a ${MY_KEY}\n" in created.out
+    assert "header X-Api-Key  (hidden) → (hidden)\n" in changed.out
+    assert "header X-Other    (hidden) → a ${MY_KEY}\n" in changed.out
+
+
+async def test_json_is_the_plan_and_its_outcome(run: Run, write: Write) -> None:
+    await run("apply", write("queues: [{name: a}, {name: b}]"))
+
+    result = await run("apply", write("queues: [{name: a, parallelism: 2}]"), "--prune", "--yes", "--json")
+
+    assert json.loads(result.out) == {
+        "applied": True,
+        "steps": [
+            {
+                "action": "change",
+                "kind": "queue",
+                "name": "a",
+                "changes": [{"field": "parallelism", "from": 1, "to": 2}],
+            },
+            {"action": "delete", "kind": "queue", "name": "b", "changes": []},
+        ],
+        "counts": {"change": 1, "delete": 1},
+    }
+
+
+async def test_what_policy_refuses_names_the_setting_and_keeps_the_rest_from_being_deleted(
+    serve: Serve, run: Run, write: Write
+) -> None:
+    public = await serve(destinations="public")
+    await run("apply", write("queues: [{name: old}]"), QSTASH_URL=public.url)
+    text = "schedules: [{id: s, cron: '@daily', destination: 'http://10.1.2.3/'}]\nqueues: [{name: new}]"
+
+    result = await run("apply", write(text), "--prune", "--yes", QSTASH_URL=public.url)
+
+    assert result.code == 1
+    assert "create schedule s failed: invalid destination url: " in result.error
+    assert "POSTROAD_DESTINATIONS" in result.error
+    assert "delete queue old failed: left alone, because something before it failed" in result.error
+    assert "2 of 3 changes failed, the others were made" in result.error
+    assert [one["name"] for one in await got(public, "/v2/queues")] == ["new", "old"]
+
+
+async def test_a_file_may_come_from_standard_input(run: Run, server: Running) -> None:
+    result = await run("apply", "-", stdin="queues: [{name: a}]")
+
+    assert result.code == 0
+    assert [one["name"] for one in await got(server, "/v2/queues")] == ["a"]
