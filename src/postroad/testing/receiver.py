@@ -1,0 +1,136 @@
+"""A real HTTP server on loopback that records what it is sent and answers as a test says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it arrived; names of headers are in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body, read as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message that was delivered by this request."""
+        return self.headers.get("upstash-message-id", "")
+
+    @property
+    def retried(self) -> int:
+        """How many attempts were made before this one."""
+        return int(self.headers.get("upstash-retried", "0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered with."""
+
+    status: int = 200
+    body: bytes | str = b"ok"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Script = int | Answer | Callable[[Received], "int | Answer"]
+
+
+class Receiver:
+    """The server. A path without a script answers 200; of a script, the last answer is given again and again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: list[Received] = []
+        self._scripts: dict[str, list[Script]] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(), bind_and_activate=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def requests(self) -> Sequence[Received]:
+        """What has arrived so far, in order."""
+        with self._lock:
+            return list(self._requests)
+
+    def requests_to(self, path: str) -> list[Received]:
+        """What has arrived at this path so far, in order."""
+        return [one for one in self.requests if one.path == path]
+
+    def script(self, path: str, *answers: Script) -> None:
+        """Answer requests to this path with these from now on: statuses, `Answer`s, or functions of the request."""
+        with self._lock:
+            self._scripts[path] = list(answers)
+
+    def _arrived(self, request: Received) -> Script:
+        with self._lock:
+            self._requests.append(request)
+            script = self._scripts.get(request.path) or [Answer()]
+            return script.pop(0) if len(script) > 1 else script[0]
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                """As the parent does it, for every method."""
+                self.raw_requestline = self.rfile.readline(65537)
+                self.close_connection = True
+                if self.raw_requestline and self.parse_request():
+                    self._answer()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the parent's name
+                """Not in the output of the tests."""
+
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                parts = urlsplit(self.path)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Received(self.command, parts.path, parts.query, headers, body)
+                script = receiver._arrived(request)
+                found = script(request) if callable(script) else script
+                answer = Answer(found, b"") if isinstance(found, int) else found
+                content = answer.body.encode() if isinstance(answer.body, str) else answer.body
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(content)
+                self.close_connection = True
+
+        return Handler

@@ -1,0 +1,234 @@
+"""A server as a test sees it: where it is, what it delivers to, its clock, and what became of messages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import httpx
+
+from postroad.clock import Clock
+from postroad.domain.duration import parse_duration
+from postroad.testing.messages import ANYTHING, Sought, TestedMessage, told
+from postroad.testing.process import ServerProcess
+from postroad.testing.receiver import Receiver
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Url = str | re.Pattern[str] | None
+
+_LOOK_EVERY_S = 0.02
+_PAGE = 100
+
+
+class NotDrained(AssertionError):
+    """Messages were still due or under way when the time was over."""
+
+
+class PostroadServer:
+    """A real server with nothing in it. All calls block; `aio` has the same ones for asyncio."""
+
+    def __init__(self, url: str, token: str, keys: Mapping[str, str], receiver: Receiver, http: httpx.Client) -> None:
+        self.url, self.token = url, token
+        self.current_signing_key, self.next_signing_key = keys["current"], keys["next"]
+        self.receiver = receiver
+        self.http = http
+        """A client of the API with the token in its headers, for all that has no method here."""
+        self.aio = AsyncPostroadServer(self)
+        self._clock = Clock()
+        self._advances: list[tuple[int, int]] = []
+
+    @classmethod
+    @contextmanager
+    def of(cls, process: ServerProcess) -> Iterator[PostroadServer]:
+        """A tenant of a running server; what it leaves behind does nothing any more."""
+        _, token = process.new_tenant()
+        headers = {"Authorization": f"Bearer {token}"}
+        with (
+            Receiver() as receiver,
+            httpx.Client(base_url=process.url, headers=headers, timeout=30, trust_env=False) as http,
+        ):
+            keys = http.get("/v2/keys").raise_for_status().json()
+            server = cls(process.url, token, keys, receiver, http)
+            yield server
+            server._end()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The four variables that QStash's SDKs read."""
+        return {
+            "QSTASH_URL": self.url,
+            "QSTASH_TOKEN": self.token,
+            "QSTASH_CURRENT_SIGNING_KEY": self.current_signing_key,
+            "QSTASH_NEXT_SIGNING_KEY": self.next_signing_key,
+        }
+
+    def publish(self, url: str, body: Any = b"", *, headers: Mapping[str, str] | None = None) -> str:
+        """Publish, and give the id of the message. A body that is neither text nor bytes is sent as JSON."""
+        content, kind = (body, {}) if isinstance(body, str | bytes) else (json.dumps(body), _JSON)
+        answer = self.http.post(f"/v2/publish/{url}", content=content, headers={**kind, **(headers or {})})
+        assert answer.is_success, answer.text
+        return str(answer.json()["messageId"])
+
+    def advance(self, by: str) -> None:
+        """Let time pass, such as `90s` or `1d12h`: delays, retries and schedules that lie ahead come nearer.
+
+        What is due is made first, so that the retries of that come nearer as well. It is not waited for what falls due
+        by this: that is what `drain` is for.
+        """
+        self.drain()
+        answer = self.http.post("/dev/clock/advance", json={"by": by})
+        assert answer.is_success, answer.text
+        self._advances.append((self._clock.now_ms(), _milliseconds(answer.json()["advanced"])))
+
+    def drain(self, within: float = 10) -> None:
+        """Wait until nothing is due or under way; what is paused, or waits for a later time, is left.
+
+        Raises `NotDrained` with what is left after so many seconds.
+        """
+        deadline = time.monotonic() + within
+        before: Sequence[str] | None = None
+        while True:
+            busy, seen = self._busy()
+            # A callback that was published between two pages is only seen the second time.
+            if not busy and seen == before:
+                return
+            before = seen
+            if busy and time.monotonic() > deadline:
+                raise NotDrained(
+                    "\n".join([f"still due or under way after {within} s:", *(f"  {one}" for one in busy)])
+                )
+            time.sleep(_LOOK_EVERY_S)
+
+    def messages(self) -> list[TestedMessage]:
+        """All messages of this test, callbacks too, the oldest first."""
+        found: list[TestedMessage] = []
+        cursor = None
+        while True:
+            query: dict[str, str | int] = {"groupBy": "messageId", "count": _PAGE}
+            if cursor:
+                query["cursor"] = cursor
+            page = self.http.get("/v2/logs", params=query).raise_for_status().json()
+            found += [TestedMessage.of(history) for history in page["messages"]]
+            cursor = page.get("cursor")
+            if not cursor:
+                return found[::-1]
+
+    def assert_delivered(
+        self, url: Url = None, *, times: int | None = 1, body: Any = ANYTHING, within: float = 10
+    ) -> list[TestedMessage]:
+        """Drain, and hold that so many messages were delivered there, or with None at least one; gives them.
+
+        `url` is the whole URL, or a pattern that is searched in it. A body that is neither text nor bytes is compared
+        as JSON.
+        """
+        return self._assert("delivered", ("DELIVERED",), Sought(url, body), times, within)
+
+    def assert_failed(
+        self, url: Url = None, *, times: int | None = 1, body: Any = ANYTHING, within: float = 10
+    ) -> list[TestedMessage]:
+        """Drain, and hold that so many messages were given up and are in the dead letter queue."""
+        return self._assert("failed", ("FAILED",), Sought(url, body), times, within)
+
+    def assert_waiting(
+        self, url: Url = None, *, times: int | None = 1, body: Any = ANYTHING, within: float = 10
+    ) -> list[TestedMessage]:
+        """Drain, and hold that so many messages wait for their time, a retry, or the end of a pause."""
+        return self._assert("waiting", _WAITING, Sought(url, body), times, within)
+
+    def assert_nothing_delivered(self, url: Url = None, *, within: float = 10) -> None:
+        """Drain, and hold that nothing was delivered there."""
+        self.assert_delivered(url, times=0, within=within)
+
+    def _assert(
+        self, word: str, states: Sequence[str], sought: Sought, times: int | None, within: float
+    ) -> list[TestedMessage]:
+        __tracebackhide__ = True
+        self.drain(within)
+        messages = self.messages()
+        found = [one for one in messages if one.state in states and sought.covers(one)]
+        if len(found) != times if times is not None else not found:
+            expected = "at least one message" if times is None else _counted(times)
+            raise AssertionError(f"expected {expected} {word}{sought.words()}, found {len(found)}.\n{told(messages)}")
+        return found
+
+    def _busy(self) -> tuple[list[str], Sequence[str]]:
+        """What is due or under way, and the ids of all messages. Schedules first: a tick becomes a message."""
+        now = self._clock.now_ms()
+        busy = [
+            f"schedule {one['scheduleId']} has a tick that is due"
+            for one in self.http.get("/v2/schedules").raise_for_status().json()
+            if not one["isPaused"] and one.get("nextScheduleTime", now + 1) <= now
+        ]
+        messages = self.messages()
+        unfinished = [one for one in messages if not one.has_ended and not self._is_ahead(one, now)]
+        if unfinished:
+            paused = self._paused()
+            unfinished = [
+                one
+                for one in unfinished
+                if one.state == "ACTIVE" or not {("queue", one.queue), ("key", one.flow_key)} & paused
+            ]
+        return busy + [one.line() for one in unfinished], [one.id for one in messages]
+
+    def _is_ahead(self, message: TestedMessage, now: int) -> bool:
+        """Whether its time has not come. The log keeps the times that were planned, whatever was passed since."""
+        if message.due_at_ms is None:
+            return False
+        passed = sum(by for at, by in self._advances if at >= message.at_ms)
+        return message.due_at_ms - passed > now
+
+    def _paused(self) -> set[tuple[str, str]]:
+        queues = self.http.get("/v2/queues").raise_for_status().json()
+        keys = self.http.get("/v2/flowControl").raise_for_status().json()
+        return {("queue", one["name"]) for one in queues if one["paused"]} | {
+            ("key", one["flowControlKey"]) for one in keys if one["isPaused"]
+        }
+
+    def _end(self) -> None:
+        """Leave nothing behind that a clock which is moved by a later test would wake."""
+        for one in self.http.get("/v2/schedules").raise_for_status().json():
+            self.http.delete(f"/v2/schedules/{one['scheduleId']}").raise_for_status()
+        self.http.delete("/v2/messages").raise_for_status()
+
+
+class AsyncPostroadServer:
+    """The calls of a `PostroadServer` for tests whose app runs in the test's own event loop, which must not block."""
+
+    def __init__(self, server: PostroadServer) -> None:
+        self.publish = _awaitable(server.publish)
+        self.advance = _awaitable(server.advance)
+        self.drain = _awaitable(server.drain)
+        self.messages = _awaitable(server.messages)
+        self.assert_delivered = _awaitable(server.assert_delivered)
+        self.assert_failed = _awaitable(server.assert_failed)
+        self.assert_waiting = _awaitable(server.assert_waiting)
+        self.assert_nothing_delivered = _awaitable(server.assert_nothing_delivered)
+
+
+def _awaitable(call: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The same call in a thread, for a loop that goes on meanwhile."""
+
+    async def one(*args: P.args, **kwargs: P.kwargs) -> T:
+        __tracebackhide__ = True
+        return await asyncio.to_thread(call, *args, **kwargs)
+
+    return one
+
+
+def _counted(times: int) -> str:
+    return "1 message" if times == 1 else f"{times} messages"
+
+
+def _milliseconds(text: str) -> int:
+    return int(parse_duration(text).total_seconds() * 1000)
+
+
+_JSON = {"Content-Type": "application/json"}
+_WAITING = ("CREATED", "RETRY", "ERROR")
