@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -17,6 +17,7 @@ from postroad.domain.duration import parse_duration
 from postroad.testing.messages import ANYTHING, Sought, TestedMessage, told
 from postroad.testing.process import ServerProcess
 from postroad.testing.receiver import Receiver
+from postroad.testing.serving import served
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,12 +77,17 @@ class PostroadServer:
         assert answer.is_success, answer.text
         return str(answer.json()["messageId"])
 
+    def serve(self, app: Any) -> AbstractContextManager[str]:
+        """Run an ASGI app in a thread while the context lasts, so that messages can be delivered to it; its URL."""
+        return served(app)
+
     def advance(self, by: str) -> None:
         """Let time pass, such as `90s` or `1d12h`: delays, retries and schedules that lie ahead come nearer.
 
         What is due is made first, so that the retries of that come nearer as well. It is not waited for what falls due
         by this: that is what `drain` is for.
         """
+        __tracebackhide__ = True
         self.drain()
         answer = self.http.post("/dev/clock/advance", json={"by": by})
         assert answer.is_success, answer.text
@@ -92,6 +98,7 @@ class PostroadServer:
 
         Raises `NotDrained` with what is left after so many seconds.
         """
+        __tracebackhide__ = True
         deadline = time.monotonic() + within
         before: Sequence[str] | None = None
         while True:
@@ -128,22 +135,26 @@ class PostroadServer:
         `url` is the whole URL, or a pattern that is searched in it. A body that is neither text nor bytes is compared
         as JSON.
         """
+        __tracebackhide__ = True
         return self._assert("delivered", ("DELIVERED",), Sought(url, body), times, within)
 
     def assert_failed(
         self, url: Url = None, *, times: int | None = 1, body: Any = ANYTHING, within: float = 10
     ) -> list[TestedMessage]:
         """Drain, and hold that so many messages were given up and are in the dead letter queue."""
+        __tracebackhide__ = True
         return self._assert("failed", ("FAILED",), Sought(url, body), times, within)
 
     def assert_waiting(
         self, url: Url = None, *, times: int | None = 1, body: Any = ANYTHING, within: float = 10
     ) -> list[TestedMessage]:
         """Drain, and hold that so many messages wait for their time, a retry, or the end of a pause."""
+        __tracebackhide__ = True
         return self._assert("waiting", _WAITING, Sought(url, body), times, within)
 
     def assert_nothing_delivered(self, url: Url = None, *, within: float = 10) -> None:
         """Drain, and hold that nothing was delivered there."""
+        __tracebackhide__ = True
         self.assert_delivered(url, times=0, within=within)
 
     def _assert(
