@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -298,3 +299,23 @@ async def test_a_file_may_come_from_standard_input(run: Run, server: Running) ->
 
     assert result.code == 0
     assert [one["name"] for one in await got(server, "/v2/queues")] == ["a"]
+
+
+async def test_the_example_of_the_documentation_does_what_it_says(run: Run, write: Write) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "as-code.md").read_text()
+    [example] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    [shown] = re.findall(r"```\n(\+ create.*?)```", text, re.DOTALL)
+
+    # Names are not looked up: the receivers of an example do not exist.
+    local = example.replace("app.example.com", "127.0.0.1:9").replace("https://", "http://")
+    local = local.replace("one.example.com", "127.0.0.1:9/1").replace("two.example.com", "127.0.0.1:9/2")
+    result = await run("apply", write(local), REPORT_TOKEN=SECRET)
+
+    assert result.code == 0, result.error
+    assert _plain(result.out) == _plain(shown)
+
+
+def _plain(plan: str) -> list[str]:
+    """The plan without what differs between the example and its test: hosts, hashes and the width of columns."""
+    plan = re.sub(r"redacted, \w+…", "redacted", plan)
+    return [" ".join(line.split()) for line in re.sub(r"https?://[^/]+/(?:[12]/)?", "url/", plan).splitlines()]

@@ -9,6 +9,7 @@ import pytest
 from tests.cli_apply.conftest import OTHER_TOKEN, Run, Write, got, state
 from tests.cli_apply.test_apply import EVERYTHING
 from tests.conftest import TOKEN, Running
+from tests.receiver import Receiver, status
 
 UNREDACTED = EVERYTHING.replace("    redact: [body]\n", "")
 TIMES = {"createdAt", "updatedAt", "nextScheduleTime", "lastScheduleTime"}
@@ -90,12 +91,17 @@ async def test_only_what_is_named_is_imported_and_a_dry_run_imports_nothing(
     assert [len(found) for found in await state(server)] == [0, 2, 1, 0]
 
 
-async def test_errors_say_which_side_they_come_from(run: Run, server: Running, source: tuple[str, ...]) -> None:
+async def test_errors_say_which_side_they_come_from(
+    run: Run, server: Running, source: tuple[str, ...], receiver: Receiver
+) -> None:
+    receiver.script("/v2/queues", status(200, b'[{"id": 1}]'))
+    stranger = await run("import", "--from", receiver.url(""), "--from-token", "x")
     unknown = await run("import", "--from", server.url, "--from-token", "wrong")
     itself = await run("import", "--from", server.url, "--from-token", TOKEN)
     kind = await run(*source, "--only", "tokens")
 
     assert unknown.error == f"{server.url} cannot be read: unable to authenticate: invalid token (HTTP 401)"
+    assert stranger.error.startswith(f"what {receiver.url('')} answers is not what a QStash answers (KeyError: 'name')")
     assert "which is where it would be imported: set QSTASH_URL or --url" in itself.error
     assert kind.code == 2
     assert "tokens is none of queues, groups, flow, schedules" in kind.error

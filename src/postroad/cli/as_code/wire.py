@@ -10,6 +10,7 @@ import httpx
 
 from postroad.cli.as_code.resource import FlowKey, Group, Kind, Limits, Queue, Resource, Schedule
 from postroad.cli.remote import Rejected, Remote
+from postroad.errors import PostroadError
 
 FIELDS = {
     "Upstash-Retry-Delay": "retryDelay",
@@ -24,21 +25,24 @@ FIELDS = {
 """Headers of a publish, and the fields of a schedule in a file that they come from."""
 
 
+class NotUnderstood(PostroadError):
+    """A server answered, but not as QStash or Postroad does."""
+
+    def __init__(self, url: str, error: Exception) -> None:
+        super().__init__(
+            f"what {url} answers is not what a QStash answers ({type(error).__name__}: {error}); is the address right?"
+        )
+
+
 def present(remote: Remote, kinds: Collection[Kind], *, keys: Sequence[str] = ()) -> dict[Kind, dict[str, Resource]]:
-    """What a server has of these kinds, by name. Flow-control keys of these names are found however many there are."""
-    found: dict[Kind, list[Resource]] = {}
-    if "queue" in kinds:
-        found["queue"] = [Queue.of_view(view) for view in remote.call("GET", "/v2/queues") or []]
-    if "group" in kinds:
-        found["group"] = [Group.of_view(view) for view in remote.call("GET", "/v2/topics") or []]
-    if "flow key" in kinds:
-        listed = [FlowKey.of_view(view) for view in remote.call("GET", "/v2/flowControl") or []]
-        known = {one.name for one in listed}
-        listed += [one for key in keys if key not in known and (one := _flow_key(remote, key)) is not None]
-        found["flow key"] = [*listed]
-    if "schedule" in kinds:
-        found["schedule"] = [Schedule.of_view(view) for view in remote.call("GET", "/v2/schedules") or []]
-    return {kind: {one.name: one for one in resources} for kind, resources in found.items()}
+    """What a server has of these kinds, by name. Flow-control keys of these names are found however many there are.
+
+    Raises `NotUnderstood` for an answer that no QStash gives.
+    """
+    try:
+        return _present(remote, kinds, keys)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # what is missing, or of another type
+        raise NotUnderstood(remote.url, error) from error
 
 
 def bring_about(remote: Remote, wanted: Resource, before: Resource | None) -> None:
@@ -98,6 +102,22 @@ def as_sent(destination: str) -> str:
     """A destination as it goes over the wire in the path of a call."""
     before = "/v2/schedules/"
     return httpx.URL(f"http://localhost{before}{destination}").raw_path.decode().removeprefix(before)
+
+
+def _present(remote: Remote, kinds: Collection[Kind], keys: Sequence[str]) -> dict[Kind, dict[str, Resource]]:
+    found: dict[Kind, list[Resource]] = {}
+    if "queue" in kinds:
+        found["queue"] = [Queue.of_view(view) for view in remote.call("GET", "/v2/queues") or []]
+    if "group" in kinds:
+        found["group"] = [Group.of_view(view) for view in remote.call("GET", "/v2/topics") or []]
+    if "flow key" in kinds:
+        listed = [FlowKey.of_view(view) for view in remote.call("GET", "/v2/flowControl") or []]
+        known = {one.name for one in listed}
+        listed += [one for key in keys if key not in known and (one := _flow_key(remote, key)) is not None]
+        found["flow key"] = [*listed]
+    if "schedule" in kinds:
+        found["schedule"] = [Schedule.of_view(view) for view in remote.call("GET", "/v2/schedules") or []]
+    return {kind: {one.name: one for one in resources} for kind, resources in found.items()}
 
 
 def _flow_key(remote: Remote, key: str) -> FlowKey | None:
