@@ -63,6 +63,15 @@ def test_a_moved_clock_brings_retries_nearer_and_a_script_is_played_in_order(pos
     assert requests[0].headers["x-one"] == "1"
 
 
+def test_what_is_due_but_held_up_by_a_rate_is_waited_for(postroad_server: PostroadServer) -> None:
+    rated = {"Upstash-Flow-Control-Key": "rated", "Upstash-Flow-Control-Value": "rate=1, period=1s"}
+    for body in ("1", "2"):
+        postroad_server.publish(postroad_server.receiver.url, body, headers={**rated, "Upstash-Delay": "1h"})
+    postroad_server.assert_waiting(times=2)
+    postroad_server.advance("1h")
+    postroad_server.assert_delivered(times=2)
+
+
 def test_schedules_fire_when_the_clock_is_moved(postroad_server: PostroadServer) -> None:
     url = f"{postroad_server.receiver.url}/daily"
     postroad_server.http.post(f"/v2/schedules/{url}", headers={"Upstash-Cron": "0 9 * * *"})
@@ -181,7 +190,7 @@ def test_a_suite_has_a_real_server_with_a_clock_and_a_receiver(suite: pytest.Pyt
 
     result = suite.runpytest_subprocess(*ways, timeout=100)
 
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=11)
 
 
 def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> None:

@@ -17,6 +17,7 @@ from typing import NoReturn
 from postroad import dev, telemetry
 from postroad.domain.tenant import Access
 from postroad.domain.token import new_token
+from postroad.errors import PostroadError
 from postroad.settings import load
 from postroad.store import embedded, tokens
 from postroad.store.engine import connected
@@ -72,4 +73,7 @@ def _leave(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PostroadError as error:
+        sys.exit(str(error))

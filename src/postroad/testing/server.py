@@ -81,14 +81,15 @@ class PostroadServer:
         """Run an ASGI app in a thread while the context lasts, so that messages can be delivered to it; its URL."""
         return served(app)
 
-    def advance(self, by: str) -> None:
+    def advance(self, by: str, *, drain_first: bool = True) -> None:
         """Let time pass, such as `90s` or `1d12h`: delays, retries and schedules that lie ahead come nearer.
 
-        What is due is made first, so that the retries of that come nearer as well. It is not waited for what falls due
-        by this: that is what `drain` is for.
+        What is due is made first, so that the retries of that come nearer as well; not so without `drain_first`, for
+        attempts that stay open meanwhile. It is not waited for what falls due by this: that is what `drain` is for.
         """
         __tracebackhide__ = True
-        self.drain()
+        if drain_first:
+            self.drain()
         answer = self.http.post("/dev/clock/advance", json={"by": by})
         assert answer.is_success, answer.text
         self._advances.append((self._clock.now_ms(), _milliseconds(answer.json()["advanced"])))
