@@ -159,6 +159,10 @@ def test_nothing(postroad_server):
     postroad_server.assert_delivered(times=2)
 
 
+def test_no_request(postroad_server):
+    postroad_server.receiver.wait_for(2, "/a", within=0.1)
+
+
 def test_never_drained(postroad_server):
     from postroad.testing import Answer
 
@@ -198,7 +202,7 @@ def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> N
 
     result = suite.runpytest_subprocess("--tb=short", timeout=100)
 
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     out = result.stdout.str()
     assert "expected 1 message delivered to /a$ with body '{\"order\": 42}', found 0." in out
     assert re.search(
@@ -206,6 +210,7 @@ def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> N
     )
     assert "expected 2 messages delivered, found 0." in out
     assert "Nothing was published." in out
+    assert "expected 2 requests at /a within 0.1 s, 0 came" in out
     assert "still due or under way after 0.2 s:" in out
     assert re.search(rf"  ACTIVE     POST http://127.0.0.1:\d+/slow  body '{'x' * 60}…'  \(1 attempt\)", out)
     # Where the test asks, and not where the plugin answers.
@@ -256,11 +261,11 @@ def test_nothing_is_left_of_a_run_that_was_killed(suite: pytest.Pytester) -> Non
 def test_the_examples_of_the_documentation_run(suite: pytest.Pytester) -> None:
     text = (ROOT / "docs" / "testing.md").read_text()
     examples = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", text, re.DOTALL)
-    assert [name for name, _ in examples] == ["shop", "test_shop", "test_receiver", "test_asyncio"]
+    assert [name for name, _ in examples] == ["shop", "test_shop", "test_receiver", "test_long_work", "test_asyncio"]
     for name, code in examples:
         suite.makepyfile(**{name: code})
 
     # The SDK leaves its connections open.
     result = suite.runpytest_subprocess("-W", "ignore::ResourceWarning", "-W", "default", timeout=100)
 
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)

@@ -39,6 +39,11 @@ class Received:
         return self.headers.get("upstash-message-id", "")
 
     @property
+    def status_url(self) -> str:
+        """Where a handler reports progress and acknowledges."""
+        return self.headers.get("upstash-status-url", "")
+
+    @property
     def retried(self) -> int:
         """How many attempts were made before this one."""
         return int(self.headers.get("upstash-retried", "0"))
@@ -60,7 +65,7 @@ class Receiver:
     """The server. A path without a script answers 200; of a script, the last answer is given again and again."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._requests: list[Received] = []
         self._scripts: dict[str, list[Script]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(), bind_and_activate=True)
@@ -81,21 +86,37 @@ class Receiver:
     @property
     def requests(self) -> Sequence[Received]:
         """What has arrived so far, in order."""
-        with self._lock:
+        with self._changed:
             return list(self._requests)
 
     def requests_to(self, path: str) -> list[Received]:
         """What has arrived at this path so far, in order."""
-        return [one for one in self.requests if one.path == path]
+        with self._changed:
+            return self._at(path)
+
+    def wait_for(self, times: int = 1, path: str | None = None, *, within: float = 10) -> list[Received]:
+        """All requests so far, once there are so many, at this path if one is given: while an attempt stays open."""
+        __tracebackhide__ = True
+        with self._changed:
+            came = self._changed.wait_for(lambda: len(self._at(path)) >= times, within)
+            found = self._at(path)
+        if not came:
+            at = f" at {path}" if path is not None else ""
+            raise AssertionError(f"expected {times} requests{at} within {within} s, {len(found)} came")
+        return found
 
     def script(self, path: str, *answers: Script) -> None:
         """Answer requests to this path with these from now on: statuses, `Answer`s, or functions of the request."""
-        with self._lock:
+        with self._changed:
             self._scripts[path] = list(answers)
 
+    def _at(self, path: str | None) -> list[Received]:
+        return [one for one in self._requests if path in (None, one.path)]
+
     def _arrived(self, request: Received) -> Script:
-        with self._lock:
+        with self._changed:
             self._requests.append(request)
+            self._changed.notify_all()
             script = self._scripts.get(request.path) or [Answer()]
             return script.pop(0) if len(script) > 1 else script[0]
 
