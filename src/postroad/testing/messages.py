@@ -12,14 +12,12 @@ from typing import Any
 ANYTHING: Any = object()
 """Matches every body."""
 
-ENDED = ("DELIVERED", "FAILED", "CANCELED")
-
 _MOST_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class TestedMessage:
-    """A message and its states, the oldest first. `due_at_ms` is when it goes next, if it waits for a time."""
+    """A message and its states, the oldest first."""
 
     __test__ = False
 
@@ -29,10 +27,6 @@ class TestedMessage:
     body: bytes
     states: tuple[str, ...]
     error: str | None
-    at_ms: int
-    due_at_ms: int | None
-    queue: str | None
-    flow_key: str | None
 
     @classmethod
     def of(cls, history: Mapping[str, Any]) -> TestedMessage:
@@ -46,21 +40,12 @@ class TestedMessage:
             body=b64decode(newest.get("body", "")) if not _is_redacted(newest) else newest["body"].encode(),
             states=tuple(event["state"] for event in reversed(events)),
             error=next((event["error"] for event in events if "error" in event), None),
-            at_ms=newest["time"],
-            due_at_ms=newest.get("nextDeliveryTime"),
-            queue=newest.get("queueName"),
-            flow_key=newest.get("flowControlKey"),
         )
 
     @property
     def state(self) -> str:
         """The last thing that happened to it."""
         return self.states[-1]
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing will happen to it any more."""
-        return self.state in ENDED
 
     @property
     def attempts(self) -> int:

@@ -13,7 +13,6 @@ from typing import Any, ParamSpec, TypeVar
 import httpx
 
 from postroad.clock import Clock
-from postroad.domain.duration import parse_duration
 from postroad.testing.messages import ANYTHING, Sought, TestedMessage, told
 from postroad.testing.process import ServerProcess
 from postroad.testing.receiver import Receiver
@@ -25,7 +24,7 @@ T = TypeVar("T")
 Url = str | re.Pattern[str] | None
 
 _LOOK_EVERY_S = 0.02
-_PAGE = 100
+_MOST_HISTORIES, _MOST_UNFINISHED = 100, 1000
 
 
 class NotDrained(AssertionError):
@@ -43,7 +42,6 @@ class PostroadServer:
         """A client of the API with the token in its headers, for all that has no method here."""
         self.aio = AsyncPostroadServer(self)
         self._clock = Clock()
-        self._advances: list[tuple[int, int]] = []
 
     @classmethod
     @contextmanager
@@ -92,7 +90,6 @@ class PostroadServer:
             self.drain()
         answer = self.http.post("/dev/clock/advance", json={"by": by})
         assert answer.is_success, answer.text
-        self._advances.append((self._clock.now_ms(), _milliseconds(answer.json()["advanced"])))
 
     def drain(self, within: float = 10) -> None:
         """Wait until nothing is due or under way; what is paused, or waits for a later time, is left.
@@ -101,14 +98,8 @@ class PostroadServer:
         """
         __tracebackhide__ = True
         deadline = time.monotonic() + within
-        before: Sequence[str] | None = None
-        while True:
-            busy, seen = self._busy()
-            # A callback that was published between two pages is only seen the second time.
-            if not busy and seen == before:
-                return
-            before = seen
-            if busy and time.monotonic() > deadline:
+        while busy := self._busy():
+            if time.monotonic() > deadline:
                 raise NotDrained(
                     "\n".join([f"still due or under way after {within} s:", *(f"  {one}" for one in busy)])
                 )
@@ -116,17 +107,8 @@ class PostroadServer:
 
     def messages(self) -> list[TestedMessage]:
         """All messages of this test, callbacks too, the oldest first."""
-        found: list[TestedMessage] = []
-        cursor = None
-        while True:
-            query: dict[str, str | int] = {"groupBy": "messageId", "count": _PAGE}
-            if cursor:
-                query["cursor"] = cursor
-            page = self.http.get("/v2/logs", params=query).raise_for_status().json()
-            found += [TestedMessage.of(history) for history in page["messages"]]
-            cursor = page.get("cursor")
-            if not cursor:
-                return found[::-1]
+        histories = self._pages("/v2/logs", groupBy="messageId", count=_MOST_HISTORIES)
+        return [TestedMessage.of(history) for history in reversed(histories)]
 
     def assert_delivered(
         self, url: Url = None, *, times: int | None = 1, body: Any = ANYTHING, within: float = 10
@@ -170,42 +152,49 @@ class PostroadServer:
             raise AssertionError(f"expected {expected} {word}{sought.words()}, found {len(found)}.\n{told(messages)}")
         return found
 
-    def _busy(self) -> tuple[list[str], Sequence[str]]:
-        """What is due or under way, and the ids of all messages. Schedules first: a tick becomes a message."""
+    def _busy(self) -> list[str]:
+        """What is due or under way, a line for each. Schedules first: a tick becomes a message."""
         now = self._clock.now_ms()
         busy = [
             f"schedule {one['scheduleId']} has a tick that is due"
-            for one in self.http.get("/v2/schedules").raise_for_status().json()
+            for one in self._got("/v2/schedules")
             if not one["isPaused"] and one.get("nextScheduleTime", now + 1) <= now
         ]
-        messages = self.messages()
-        unfinished = [one for one in messages if not one.has_ended and not self._is_ahead(one, now)]
-        if unfinished:
+        unfinished = self._pages("/v2/messages", count=_MOST_UNFINISHED)
+        later = {one["queueName"] for one in unfinished if "queueName" in one and one["dueAt"] > now}
+        due = [
+            one
+            for one in unfinished
+            # What is held behind a message that waits for its retry stays there until that has gone.
+            if one["state"] == "active"
+            or (one["dueAt"] <= now and (one["state"] == "waiting" or one["queueName"] not in later))
+        ]
+        if due:
             paused = self._paused()
-            unfinished = [
-                one
-                for one in unfinished
-                if one.state == "ACTIVE" or not {("queue", one.queue), ("key", one.flow_key)} & paused
-            ]
-        return busy + [one.line() for one in unfinished], [one.id for one in messages]
-
-    def _is_ahead(self, message: TestedMessage, now: int) -> bool:
-        """Whether its time has not come. The log keeps the times that were planned, whatever was passed since."""
-        if message.due_at_ms is None:
-            return False
-        passed = sum(by for at, by in self._advances if at >= message.at_ms)
-        return message.due_at_ms - passed > now
+            due = [one for one in due if one["state"] == "active" or not _gates(one) & paused]
+        return busy + [f"{one['state']} {one['method']} {one['url']} waits for {one['waitsFor']}" for one in due]
 
     def _paused(self) -> set[tuple[str, str]]:
-        queues = self.http.get("/v2/queues").raise_for_status().json()
-        keys = self.http.get("/v2/flowControl").raise_for_status().json()
+        queues, keys = self._got("/v2/queues"), self._got("/v2/flowControl")
         return {("queue", one["name"]) for one in queues if one["paused"]} | {
             ("key", one["flowControlKey"]) for one in keys if one["isPaused"]
         }
 
+    def _pages(self, path: str, **query: str | int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._got(path, **query)
+            found += page["messages"]
+            if not page.get("cursor"):
+                return found
+            query["cursor"] = page["cursor"]
+
+    def _got(self, path: str, **query: str | int) -> Any:
+        return self.http.get(path, params=query).raise_for_status().json()
+
     def _end(self) -> None:
         """Leave nothing behind that a clock which is moved by a later test would wake."""
-        for one in self.http.get("/v2/schedules").raise_for_status().json():
+        for one in self._got("/v2/schedules"):
             self.http.delete(f"/v2/schedules/{one['scheduleId']}").raise_for_status()
         self.http.delete("/v2/messages").raise_for_status()
 
@@ -234,12 +223,14 @@ def _awaitable(call: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return one
 
 
+def _gates(message: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The queue and the flow-control key that a message has to pass."""
+    given = {("queue", message.get("queueName")), ("key", message.get("flowControlKey"))}
+    return {(kind, name) for kind, name in given if name is not None}
+
+
 def _counted(times: int) -> str:
     return "1 message" if times == 1 else f"{times} messages"
-
-
-def _milliseconds(text: str) -> int:
-    return int(parse_duration(text).total_seconds() * 1000)
 
 
 _JSON = {"Content-Type": "application/json"}
