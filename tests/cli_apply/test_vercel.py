@@ -53,12 +53,14 @@ async def test_the_second_run_changes_nothing_and_another_base_changes_the_same_
     assert "3 to change.\nDone." in moved.out
 
 
-async def test_prune_deletes_only_what_an_earlier_vercel_apply_has_made(
+async def test_prune_deletes_only_what_an_earlier_vercel_apply_has_made_for_this_app(
     run: Run, write: Write, server: Running
 ) -> None:
     mine = "schedules: [{id: vercel-mine, cron: '0 5 * * *', method: GET, destination: 'http://127.0.0.1:9/api'}]"
     await run("apply", write(f"{mine}\nqueues: [{{name: q}}]"))
     await run("apply", write(VERCEL, "vercel.json"), "--base-url", "http://127.0.0.1:9/with/a/path")
+    other = write('{"crons": [{"path": "/other", "schedule": "*/10 * * * *"}]}', "vercel.json")
+    await run("apply", other, "--base-url", "http://127.0.0.1:9/with/a/pathology")
     fewer = write('{"crons": [{"path": "/", "schedule": "*/10 * * * *"}]}', "vercel.json")
 
     result = await run("apply", fewer, "--base-url", "http://127.0.0.1:9/with/a/path", "--prune", "--yes")
@@ -66,7 +68,7 @@ async def test_prune_deletes_only_what_an_earlier_vercel_apply_has_made(
     assert "2 to delete, 1 unchanged.\nDone." in result.out
     left = {one["scheduleId"]: one["destination"] for one in await got(server, "/v2/schedules")}
     assert left.pop("vercel-mine") == "http://127.0.0.1:9/api"
-    assert list(left.values()) == ["http://127.0.0.1:9/with/a/path/"]
+    assert sorted(left.values()) == ["http://127.0.0.1:9/with/a/path/", "http://127.0.0.1:9/with/a/pathology/other"]
     assert len(await got(server, "/v2/queues")) == 1
 
 

@@ -102,6 +102,17 @@ def test_what_is_paused_is_left_by_a_drain(postroad_server: PostroadServer) -> N
     postroad_server.assert_delivered(times=2)
 
 
+def test_the_clock_is_moved_when_the_retries_of_what_is_due_are_planned(postroad_server: PostroadServer) -> None:
+    def late(request: Received) -> int:
+        time.sleep(0.5)  # longer than it takes to move the clock
+        return 503
+
+    postroad_server.receiver.script("/late", late, 200)
+    postroad_server.publish(f"{postroad_server.receiver.url}/late")
+    postroad_server.advance("1h")
+    postroad_server.assert_delivered()
+
+
 def test_what_is_behind_a_retry_in_its_queue_is_left_by_a_drain(postroad_server: PostroadServer) -> None:
     receiver = postroad_server.receiver
     receiver.script("/first", 503, 200)
@@ -205,7 +216,7 @@ def test_a_suite_has_a_real_server_with_a_clock_and_a_receiver(suite: pytest.Pyt
 
     result = suite.runpytest_subprocess(*ways, timeout=100)
 
-    result.assert_outcomes(passed=12)
+    result.assert_outcomes(passed=13)
 
 
 def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> None:

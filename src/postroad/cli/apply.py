@@ -146,8 +146,11 @@ def _wanted(
     _check_base(base_url)
     schedules = vercel.read(document, root, base_url=base_url, environment=os.environ)
     document.check()
-    ours: Callable[[Resource], bool] = lambda one: isinstance(one, Schedule) and vercel.is_ours(one)  # noqa: E731
-    return {"schedule": [*schedules]}, ours, document.hidden
+
+    def is_ours(resource: Resource) -> bool:
+        return isinstance(resource, Schedule) and vercel.is_ours(resource, base_url=base_url)
+
+    return {"schedule": [*schedules]}, is_ours, document.hidden
 
 
 def _text(file: Path) -> str:

@@ -43,7 +43,7 @@ def read(document: Document, root: Entry, *, base_url: str, environment: Mapping
         destination = _destination(fields, path, base_url)
         if cron is None or destination is None:
             continue
-        name = schedule_id(path, cron.text)
+        name = schedule_id(destination.removeprefix(_base(base_url)), cron.text)
         if name in found:
             document.fault(entry, "the same path and schedule a second time")
         found[name] = Schedule(
@@ -65,15 +65,15 @@ def schedule_id(path: str, cron: str) -> str:
     return "-".join(part for part in (_PREFIX, words, digest) if part)
 
 
-def is_ours(schedule: Schedule) -> bool:
-    """Whether `read` made this schedule once: its id follows from what it does, and nobody else's would."""
-    if not schedule.name.startswith(f"{_PREFIX}-") or schedule.method != "GET":
+def is_ours(schedule: Schedule, *, base_url: str) -> bool:
+    """Whether `read` made this schedule once for the app there: its id follows from what it does.
+
+    Those of another app on the same server are not touched.
+    """
+    base = _base(base_url)
+    if schedule.method != "GET" or not schedule.destination.startswith(f"{base}/"):
         return False
-    parts = urlsplit(schedule.destination)
-    target = schedule.destination.removeprefix(f"{parts.scheme}://{parts.netloc}")
-    # The base URL may have had a path of its own.
-    starts = [place for place, character in enumerate(target) if character == "/"]
-    return any(schedule_id(target[start:], schedule.cron) == schedule.name for start in starts)
+    return schedule_id(schedule.destination.removeprefix(base), schedule.cron) == schedule.name
 
 
 def _destination(fields: Fields, path: str, base_url: str) -> str | None:
@@ -89,3 +89,7 @@ def _destination(fields: Fields, path: str, base_url: str) -> str | None:
         fields.fault("path", f"{shown(destination)}: {error.reason}")
         return None
     return wire.as_sent(destination)
+
+
+def _base(url: str) -> str:
+    return wire.as_sent(f"{url.rstrip('/')}/").removesuffix("/")
