@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 
 import pytest
@@ -89,6 +90,38 @@ async def test_only_what_is_named_is_imported_and_a_dry_run_imports_nothing(
     assert "7 to create.\nNothing was changed: this was a dry run." in dry.out
     assert empty == [[], [], [], []]
     assert [len(found) for found in await state(server)] == [0, 2, 1, 0]
+
+
+async def test_what_a_qstash_leaves_out_has_its_default(run: Run, server: Running, receiver: Receiver) -> None:
+    """Fields that are not set are absent there, and states of a run are there that are nobody's to copy."""
+    schedule = {
+        "scheduleId": "scd_7Q", "cron": "*/5 * * * *", "destination": "http://127.0.0.1:9/", "createdAt": 1754288640041,
+        "method": "POST", "retries": 3, "header": {"Content-Type": ["application/json"]}, "body": "{}",
+        "callerIP": "1.2.3.4", "lastScheduleTime": 1754288640041, "nextScheduleTime": 1754288700000,
+        "lastScheduleStates": {"msg_26hZ": "IN_PROGRESS"}, "label": "nightly",
+    }  # fmt: skip
+    for path, listed in {
+        "/v2/schedules": [schedule],
+        "/v2/queues": [{"name": "q", "parallelism": 3, "lag": 7, "createdAt": 1, "updatedAt": 1}],
+        "/v2/topics": [{"name": "g", "createdAt": 1, "updatedAt": 1, "endpoints": [{"url": "http://127.0.0.1:9/"}]}],
+        "/v2/flowControl": [{"flowControlKey": "k", "waitListSize": 3, "parallelismMax": 5, "rateMax": 10}],
+    }.items():
+        receiver.script(path, status(200, json.dumps(listed).encode()))
+
+    result = await run("import", "--from", receiver.url(""), "--from-token", "theirs")
+
+    assert (result.code, result.error) == (0, "")
+    assert "3 to create.\nDone." in result.out
+    [made], [queue], [group], keys = await state(server)
+    assert {name: made[name] for name in schedule if name in made and not name.startswith(("created", "caller"))} == {
+        name: schedule[name]
+        for name in ("scheduleId", "cron", "destination", "method", "retries", "header", "body", "label")
+    }
+    assert (made["isPaused"], queue["parallelism"], queue["paused"], len(group["endpoints"])) == (False, 3, False, 1)
+    # Limits that came with messages come with them again.
+    assert keys == []
+    assert {request.header("Authorization") for request in receiver.requests()} == {"Bearer theirs"}
+    assert {request.method for request in receiver.requests()} == {"GET"}
 
 
 async def test_errors_say_which_side_they_come_from(

@@ -98,7 +98,8 @@ class PostroadServer:
         """
         __tracebackhide__ = True
         deadline = time.monotonic() + within
-        while busy := self._busy():
+        # A page is read in two steps: a message that ends between them is not in it, nor is its callback yet.
+        while busy := self._busy() or self._busy():
             if time.monotonic() > deadline:
                 raise NotDrained(
                     "\n".join([f"still due or under way after {within} s:", *(f"  {one}" for one in busy)])
