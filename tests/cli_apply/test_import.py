@@ -133,7 +133,7 @@ async def test_errors_say_which_side_they_come_from(
     itself = await run("import", "--from", server.url, "--from-token", TOKEN)
     kind = await run(*source, "--only", "tokens")
 
-    assert unknown.error == f"{server.url} cannot be read: unable to authenticate: invalid token (HTTP 401)"
+    assert unknown.error == f"{server.url} cannot be read: it does not know the token of --from-token (HTTP 401)"
     assert stranger.error.startswith(f"what {receiver.url('')} answers is not what a QStash answers (KeyError: 'name')")
     assert "which is where it would be imported: set QSTASH_URL or --url" in itself.error
     assert kind.code == 2

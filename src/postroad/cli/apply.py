@@ -96,7 +96,8 @@ def import_(
     try:
         found = wire.present(there, kinds)
     except Rejected as error:
-        reason = str(error).removesuffix(f" (HTTP {error.status})")
+        words = str(error).removesuffix(f" (HTTP {error.status})")
+        reason = "it does not know the token of --from-token" if error.status == 401 else words
         raise Rejected(error.status, f"{there.url} cannot be read: {reason}") from None
     wanted = [one for kind in kinds for one in found[kind].values() if plan.is_there(one)]
     keys = [one.name for one in wanted if one.kind == "flow key"]
