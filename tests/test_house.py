@@ -98,6 +98,7 @@ DOCUMENTS = ["README", "CHANGELOG", "CONTRIBUTING", "SECURITY"] + [
     f"docs/{name}"
     for name in (
         "architecture",
+        "as-code",
         "cli",
         "glossary",
         "lifecycle",
@@ -105,6 +106,8 @@ DOCUMENTS = ["README", "CHANGELOG", "CONTRIBUTING", "SECURITY"] + [
         "compatibility",
         "reliability",
         "security",
+        "status",
+        "testing",
     )
 ]
 

@@ -125,3 +125,106 @@ async def test_a_rate_that_is_used_up_says_until_when(server: Running, receiver:
     await server.time_passes(timedelta(hours=1))
     await server.settled(second)
     assert await listed(server) == []
+
+
+# Changes
+
+
+async def test_what_waits_gets_another_body_other_headers_and_another_time(server: Running, receiver: Receiver) -> None:
+    message_id = await server.publish(
+        receiver.url("/x"), "before", Upstash_Delay="1h", Upstash_Forward_X_Kept="1", Upstash_Forward_X_Changed="old"
+    )
+
+    answer = await server.http.patch(
+        f"/v2/messages/{message_id}",
+        json={"body": "after", "headers": {"X-Changed": "new", "Content-Type": "text/plain"}, "delay": "0s"},
+    )
+    request = await receiver.next_request("/x")
+    await server.settled(message_id)
+
+    assert (answer.status_code, answer.json()["body"]) == (200, "after")
+    assert request.body == b"after"
+    shown = [request.header(name) for name in ("X-Kept", "X-Changed", "Content-Type")]
+    assert shown == ["1", "new", "text/plain"]
+
+
+async def test_a_later_time_is_kept_to(server: Running, receiver: Receiver) -> None:
+    message_id = await server.publish(receiver.url("/x"), Upstash_Delay="1h")
+
+    await server.http.patch(f"/v2/messages/{message_id}", json={"delay": "3h"})
+    await server.time_passes(timedelta(hours=2))
+    [one] = await listed(server)
+    await server.time_passes(timedelta(hours=1))
+    await server.settled(message_id)
+
+    assert one["notBefore"] - one["createdAt"] >= 3 * 3_600_000 - 2_000
+
+
+async def test_a_message_under_a_key_goes_when_its_new_time_has_come(server: Running, receiver: Receiver) -> None:
+    flow = {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "parallelism=1", "Upstash-Delay": "1h"}
+    message_id = (await server.http.post(f"/v2/publish/{receiver.url('/x')}", headers=flow)).json()["messageId"]
+
+    assert (await server.http.patch(f"/v2/messages/{message_id}", json={"delay": "0s"})).status_code == 200
+
+    await server.settled(message_id)
+
+
+async def test_what_has_begun_or_ended_cannot_be_changed(server: Running, receiver: Receiver) -> None:
+    release = asyncio.Event()
+    receiver.script("/held", hold(release, ok()))
+    receiver.script("/bad", status(500))
+    active = await server.publish(receiver.url("/held"))
+    retried = await server.publish(receiver.url("/bad"), Upstash_Retry_Delay="3600000")
+    await receiver.next_request("/held")
+    await eventually(lambda: waits_for(server, retried), lambda words: words.startswith("retry"))
+
+    answers = [await server.http.patch(f"/v2/messages/{one}", json={"body": "x"}) for one in (active, retried)]
+    release.set()
+    await server.settled(active)
+    answers.append(await server.http.patch(f"/v2/messages/{active}", json={"body": "x"}))
+
+    assert [answer.status_code for answer in answers] == [409, 409, 409]
+    assert [answer.json()["error"].split()[3][:-1] for answer in answers] == ["processing", "pending", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({}, "body"),
+        ({"body": 5}, "body"),
+        ({"headers": []}, "body"),
+        ({"headers": [1]}, "headers"),
+        ({"headers": {"X-A": 1}}, "headers.X-A"),
+        ({"headers": {"X A": "1"}}, "X A"),
+        ({"headers": {"X-A": "a\nb"}}, "X-A"),
+        ({"headers": {"Upstash-Retries": "1"}}, "Upstash-Retries"),
+        ({"delay": "soon"}, "Delay"),
+        ({"delay": "400d"}, "elay"),
+        ({"url": "http://x"}, "url"),
+    ],
+)
+async def test_a_change_that_means_nothing_is_refused_and_changes_nothing(
+    server: Running, receiver: Receiver, document: dict[str, Any], field: str
+) -> None:
+    message_id = await server.publish(receiver.url("/x"), "before", Upstash_Delay="1h")
+
+    answer = await server.http.patch(f"/v2/messages/{message_id}", json=document)
+
+    assert answer.status_code in (400, 412), answer.text
+    assert field.lower() in answer.json()["error"].lower()
+    assert (await listed(server))[0]["body"] == "before"
+
+
+async def test_the_time_of_a_place_in_a_queue_cannot_be_changed_but_its_body(
+    server: Running, receiver: Receiver
+) -> None:
+    await server.http.post("/v2/queues", json={"queueName": "q", "parallelism": 1})
+    await server.http.post("/v2/queues/q/pause")
+    message_id = (await server.http.post(f"/v2/enqueue/q/{receiver.url('/x')}", content="1")).json()["messageId"]
+
+    refused = await server.http.patch(f"/v2/messages/{message_id}", json={"delay": "1h"})
+    changed = await server.http.patch(f"/v2/messages/{message_id}", json={"body": "2"})
+    await server.http.post("/v2/queues/q/resume")
+
+    assert (refused.status_code, changed.status_code) == (400, 200)
+    assert (await receiver.next_request("/x")).body == b"2"

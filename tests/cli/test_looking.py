@@ -183,3 +183,15 @@ async def test_top_counts_what_a_server_does(run: Run, environment: Running, rec
     assert busiest["host"] == receiver.url("").removeprefix("http://").rstrip("/")
     assert busiest["errors"] == pytest.approx(1 / 3, abs=0.001)
     assert picture["perSecond"]["published"] > picture["perSecond"]["delivered"] > 0
+
+
+async def test_what_waits_is_changed(run: Run, environment: Running, receiver: Receiver) -> None:
+    message_id = await environment.publish(receiver.url("/edited"), "before", upstash_delay="1h")
+
+    assert (await run("edit", message_id)).code == 1
+    assert (await run("edit", message_id, "--body", "after", "--delay", "0s", "-H", "X-New: yes")).code == 0
+
+    request = await receiver.next_request("/edited")
+    assert (request.body, request.header("X-New")) == (b"after", "yes")
+    await environment.settled(message_id)
+    assert (await run("edit", message_id, "--body", "too late")).code == 1

@@ -192,6 +192,10 @@ MATRIX: dict[str, Sequence[Probe]] = {
         lambda t: Call(f"/v2/messages/{t.message}/retry"),
         lambda t: Call(f"/v2/messages/{t.finished}/retry"),
     ],
+    "PATCH /v2/messages/{message_id}": [
+        lambda t: Call(f"/v2/messages/{t.message}", json={"body": "changed"}),
+        lambda t: Call(f"/v2/messages/{t.finished}", json={"delay": "1h"}),
+    ],
     "POST /v2/status/{message_id}": [
         lambda t: Call(f"/v2/status/{t.message}", json={"progress": 1}),
         lambda t: Call(f"/v2/status/{t.dead_message}", json={"progress": 1}),

@@ -141,12 +141,11 @@ async def take(context: Context, message_id: str, visitor: Visitor, said: Said) 
         await context.reporting.add(NewReport(visitor.tenant_id, identity, report, visitor.lease))
     if said.ends:
         await _end(context, visitor, status, said)
-        status = await context.watch.find(visitor.tenant_id, identity) or status
     elif said.heartbeat:
         prolonged = await context.handlers.prolong(visitor.tenant_id, identity, visitor.lease, said.span)
         if prolonged is None:
             raise _not_waiting(status)
-    return status_view(status if said.ends else status.after(report))
+    return status_view(await context.watch.find(visitor.tenant_id, identity) or status)
 
 
 async def _end(context: Context, visitor: Visitor, status: Status, said: Said) -> None:
@@ -246,6 +245,7 @@ def _flag(given: dict[str, Any], name: str, *, default: bool = False) -> bool:
 
 
 def duration_of(name: str, value: object, *, most: timedelta) -> timedelta | None:
+    """The duration in a field, None if there is none. Raises `InvalidField`."""
     if value is None or value == "":
         return None
     text = value if isinstance(value, str) else _shown(value)

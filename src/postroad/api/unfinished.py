@@ -1,20 +1,28 @@
-"""The list of what is unfinished, with what each of it waits for."""
+"""What is unfinished: listed, with what each of it waits for, and changed."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from orjson import dumps
 
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
-from postroad.api.documents import errors, found, page, parameters
-from postroad.api.query import FILTERS, Query
+from postroad.api.documents import errors, found, json_body, page, parameters
+from postroad.api.messages import known
+from postroad.api.query import FILTERS, Query, document_of
 from postroad.api.schemas import MESSAGE
 from postroad.api.wire import cursor_of, message_view, position_of
 from postroad.domain.callback import milliseconds
+from postroad.domain.limits import Limits
 from postroad.domain.log import Position
+from postroad.domain.message import After, Immediately, NotBefore, When
+from postroad.domain.publication import parse_options
 from postroad.domain.tenant import Caller
-from postroad.store import unfinished
+from postroad.errors import BodyTooLarge, InvalidField, NotFound, Over, UnknownParameter, shown
+from postroad.store import revisions, unfinished
+from postroad.store.revisions import Revision
 from postroad.store.unfinished import MOST_BEFORE, Place, Unfinished
 
 DEFAULT, MOST = 100, 1000
@@ -30,6 +38,13 @@ _MESSAGE = {
         "waitsFor": {"type": "string", "description": "in words"},
     },
 }
+_TIMES = ("upstash-delay", "upstash-not-before")
+_CHANGES = {
+    "body": {"type": "string"},
+    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+    "delay": {"type": "string", "description": "from now on: a duration such as 10s"},
+    "notBefore": {"type": "integer", "description": "Unix seconds"},
+}
 _CHOICE = {
     **{name: f"filter: {text}" for name, text in FILTERS.items()},
     "count": f"at most so many, up to {MOST:,}",
@@ -38,7 +53,7 @@ _CHOICE = {
 
 
 def router(context: Context, auth: Authentication) -> APIRouter:
-    """GET /v2/messages."""
+    """GET /v2/messages, and PATCH of one."""
     routes = APIRouter(prefix="/v2/messages", tags=["Messages"])
 
     @routes.get(
@@ -69,7 +84,80 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             content["cursor"] = cursor_of(Position(more.due_at, more.message_id, 0))
         return json(content)
 
+    @routes.patch(
+        "/{message_id}",
+        summary="Change a message",
+        responses={**found(MESSAGE), **errors(400, 401, 403, 404, 409, 413, 503)},
+        openapi_extra=json_body(_CHANGES),
+    )
+    async def change(request: Request, message_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
+        """Change the body, the headers or the time of a message that no attempt was made at yet.
+
+        A header that is given replaces those of its name, the others stay.
+        """
+        limits = context.limits
+        document = await document_of(request, most_bytes=limits.max_body_bytes * 6 + 65_536)
+        revision = revision_of(document or {}, limits=limits, now_s=context.clock.now_s())
+        identity = known(message_id)
+        revise = partial(revisions.revise, tenant_id=caller.tenant_id, message_id=identity, revision=revision)
+        revised = await context.database.repeated(revise, tenant_id=caller.tenant_id)
+        if revised is None:
+            status = await context.watch.find(caller.tenant_id, identity)
+            if status is None:
+                raise NotFound("message", message_id)
+            raise Over(f"the message is {status.phase}, and can be changed only before its first attempt")
+        context.wake()
+        return json(message_view(revised))
+
     return routes
+
+
+def revision_of(document: dict[str, Any], *, limits: Limits, now_s: float) -> Revision:
+    """What a request asks to be changed. Raises `InvalidField`, `BodyTooLarge` or `UnknownParameter`."""
+    given = dict(document)
+    body, headers = given.pop("body", None), given.pop("headers", None) or {}
+    fields = []
+    for name, header in (("delay", "upstash-delay"), ("notBefore", "upstash-not-before")):
+        if (value := given.pop(name, None)) is not None:
+            fields.append((header, value if isinstance(value, str) else dumps(value).decode()))
+    for name in given:
+        raise UnknownParameter(name)
+    if body is not None and not isinstance(body, str):
+        raise InvalidField("body", dumps(body).decode()[:100], "a string")
+    if body is not None and len(body.encode()) > limits.max_body_bytes:
+        raise BodyTooLarge(limits.max_body_bytes)
+    if not isinstance(headers, dict):
+        raise InvalidField("headers", dumps(headers).decode()[:100], "an object of names and values")
+    for name, value in headers.items():
+        if not isinstance(value, str):
+            raise InvalidField(f"headers.{shown(name, quote='')}", dumps(value).decode()[:100], "a string")
+        fields.append((_field(name), value))
+    if body is None and not fields:
+        raise InvalidField("body", "", "something to change: body, headers, delay or notBefore")
+    options, _ = parse_options(fields, limits=limits, now_s=now_s)
+    when = _instant(options.when, now_s) if any(name in _TIMES for name, _ in fields) else None
+    return Revision(None if body is None else body.encode(), options.headers, when)
+
+
+def _instant(when: When, now_s: float) -> NotBefore:
+    """A message that waits has its time counted from now on, and not from its creation."""
+    match when:
+        case After(delay):
+            return NotBefore(int(now_s + delay.total_seconds()))
+        case Immediately():
+            return NotBefore(int(now_s))
+    return when
+
+
+def _field(name: str) -> str:
+    """How a publish would name this header. What is not the body, the headers or the time cannot be changed."""
+    lower = name.lower()
+    if lower == "content-type" or lower in _TIMES or lower.startswith("upstash-forward-"):
+        return lower
+    if lower.startswith("upstash-"):
+        expected = "only headers of the delivery, and its time: cancel it and publish anew"
+        raise InvalidField(f"headers.{shown(name, quote='')}", "it", expected)
+    return f"upstash-forward-{lower}"
 
 
 def unfinished_view(one: Unfinished) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -66,10 +66,3 @@ class Status:
     result: bytes | None = None
     is_cut: bool = False
     hides_body: bool = False
-
-    def after(self, report: Report) -> Status:
-        """The same once its handler has reported."""
-        said = {name: value for name in ("progress", "note", "result") if (value := getattr(report, name)) is not None}
-        if self.phase is Phase.COMPLETED:
-            said.pop("progress", None)
-        return replace(self, **said)

@@ -138,6 +138,18 @@ async def fetch_body(connection: Connection, message_id: MessageId) -> bytes:
     return open_bytes(vault_of(connection), row["body"], row["sealed"], where.body) or b""
 
 
+async def rewrite(connection: Connection, message: Message) -> None:
+    """Store the body, the headers and the options of a message anew; only of one that no attempt was made at."""
+    vault = vault_of(connection)
+    columns = _sealed(vault, _columns([NewMessage(message, destination=0)]))
+    await connection.execute(
+        "update messages set header = $2::text::jsonb, body = $3, options = $4::text::jsonb, sealed = $5 where id = $1",
+        message.id,
+        *(columns[n][0] for n in (4, 5, 6)),
+        vault.number,
+    )
+
+
 def message_of(row: Row, vault: Vault) -> StoredMessage:
     """The message in a row that has at least the columns of fetch.sql.
 

@@ -64,7 +64,12 @@ class Unfinished:
 async def page(
     connection: Connection, tenant_id: TenantId, filters: Filters, *, after: Place | None, limit: int
 ) -> tuple[list[Unfinished], Place | None]:
-    """Up to `limit` deliveries that match, the first due first; and the place of the last one, if there may be more."""
+    """Up to `limit` deliveries that match, the first due first; and the place of the last one, if there may be more.
+
+    The first statement of a transaction, all of which then sees one moment.
+    """
+    # One moment for both statements: what ends between them would be missing, and its callback not be there yet.
+    await connection.execute("set transaction isolation level repeatable read")
     rows = await run(connection, _looked(tenant_id, filters, after, limit))
     if not rows:
         return [], None
