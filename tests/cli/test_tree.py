@@ -40,7 +40,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "clock": "show advance",
     }
     promised: set[tuple[str, ...]] = {(group, verb) for group, verbs in groups.items() for verb in verbs.split()}
-    alone = "publish enqueue batch messages message cancel logs status verify top"
+    alone = "publish enqueue batch messages message cancel logs status verify top doctor apply import"
     promised |= {(name,) for name in alone.split(" ")}
 
     assert promised <= COMMANDS.keys()

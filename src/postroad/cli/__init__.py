@@ -14,6 +14,7 @@ from postroad.cli import (
     apply,
     dev_clock,
     dlq,
+    doctor,
     encryption,
     flow,
     groups,
@@ -62,6 +63,7 @@ cli.add_typer(groups.commands, name="groups", rich_help_panel=_MANAGE)
 cli.add_typer(flow.commands, name="flow", rich_help_panel=_MANAGE)
 cli.add_typer(schedules.commands, name="schedules", rich_help_panel=_MANAGE)
 cli.add_typer(dev_clock.commands, name="clock", rich_help_panel=_MANAGE)
+cli.command(rich_help_panel=_RUN)(doctor.doctor)
 cli.add_typer(tenants.commands, name="tenant", rich_help_panel=_RUN)
 cli.add_typer(tokens.commands, name="token", rich_help_panel=_RUN)
 cli.add_typer(keys.commands, name="keys", rich_help_panel=_RUN)
