@@ -8,22 +8,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from postroad import dev
-from tests.conftest import KEYS, TOKEN, Running, eventually
+from tests.conftest import KEYS, TOKEN, Running, Serve, eventually
 from tests.contract.javascript import SCRIPTS, application, install, next_line
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "background-jobs"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE = EXAMPLES / "background-jobs"
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The example as after `npm install`."""
+    return _installed(EXAMPLE, tmp_path)
+
+
+def _installed(example: Path, tmp_path: Path) -> Path:
     install()
-    copy = shutil.copytree(EXAMPLE, tmp_path / "example", ignore=shutil.ignore_patterns("node_modules"))
+    copy = shutil.copytree(example, tmp_path / "example", ignore=shutil.ignore_patterns("node_modules"))
     (copy / "node_modules").symlink_to(SCRIPTS / "node_modules")
     return copy
 
@@ -118,3 +124,25 @@ def test_every_file_of_the_example_is_used() -> None:
     files = {path.name for path in EXAMPLE.iterdir()} - {"node_modules", "package-lock.json"}
 
     assert files == {"README.md", "package.json", *(name for name in ("server.mjs", ".env") if f"]({name})" in readme)}
+
+
+async def test_a_job_shows_its_progress_by_the_three_lines_of_a_status_route(tmp_path: Path, serve: Serve) -> None:
+    server = await serve(public=True)
+    seen: list[tuple[str, float | None, str | None]] = []
+    async with started(_installed(EXAMPLES / "progress", tmp_path), server, STEP_MS="600") as app:
+        page = await app.get("/")
+        begun = await app.post("/jobs", json={"rows": 5000})
+        job: dict[str, Any] = {}
+        while job.get("status") not in ("completed", "failed", "canceled"):
+            job = (await app.get(f"/api/status/{begun.json()['id']}")).json()
+            state = (job["status"], job.get("progress"), job.get("note"))
+            if state not in seen[-1:]:
+                seen.append(state)
+
+    assert 'fetch("/api/status/" + id)' in page.text
+    assert [state for state in seen if state[1] is not None][:2] == [
+        ("processing", 10, "counting 5000 rows"),
+        ("processing", 50, "writing 5000 rows"),
+    ]
+    assert seen[-1] == ("completed", 100, "done")
+    assert job["result"] == {"rows": 5000}
