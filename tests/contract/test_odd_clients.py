@@ -19,6 +19,7 @@ import pytest
 from postroad.domain.tenant import Access
 from postroad.store import tenants, tokens
 from postroad.store.engine import connected
+from tests import endless
 from tests.conftest import Running, eventually
 from tests.contract import accounts
 from tests.contract.accounts import Account
@@ -293,7 +294,7 @@ async def test_every_endpoint_refuses_in_json(node: Running, server: Account) ->
         requests += [(method, url, {"content": "{"}) for method in methods]
         requests += [(method, url, {"params": {"surprise": "1"}}) for method in methods]
 
-    answers = [await server.http.request(method, url, **rest) for method, url, rest in requests]
+    answers = [await endless.ask(server.http, method, url, **rest) for method, url, rest in requests]
 
     refused = [answer for answer in answers if answer.status_code >= 400]
     for answer in refused:

@@ -11,6 +11,7 @@ from time import monotonic
 
 import httpx
 
+from tests import endless
 from tests.fuzz.requests import SQL, Sent, Texts, many_odd_texts, one_odd_text
 from tests.security.own_node import own_node
 
@@ -36,7 +37,7 @@ async def answers(client: httpx.AsyncClient, requests: Iterable[Sent]) -> Answer
                 request = sent.built(client)
             except (httpx.InvalidURL, ValueError):
                 continue  # What no client sends.
-            answer = await client.send(request)
+            answer = await endless.send(client, request)
             found.statuses[answer.status_code] += 1
             if answer.status_code >= 500 or (answer.status_code >= 400 and not _says_why(answer)):
                 found.wrong.append((sent, f"{answer.status_code} {answer.text[:200]}"))

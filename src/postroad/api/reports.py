@@ -18,7 +18,7 @@ from postroad.api.messages import known
 from postroad.api.problems import Answer
 from postroad.domain.callback import milliseconds
 from postroad.domain.duration import format_duration, parse_duration
-from postroad.domain.ids import MessageId, message_text
+from postroad.domain.ids import message_text, parse_message_id
 from postroad.domain.outcome import LONGEST_SPAN
 from postroad.domain.redaction import redacted_body
 from postroad.domain.status import MOST_LOG_CHARACTERS, MOST_NOTE_CHARACTERS, Phase, Report, Status
@@ -80,15 +80,15 @@ class Visits:
 
     async def reader(self, request: Request, message_id: str) -> Visitor:
         """Whoever may see the status."""
-        visitor = await self._by_url(request, known(message_id), (Purpose.READ, Purpose.REPORT))
+        visitor = await self._by_url(request, message_id, (Purpose.READ, Purpose.REPORT))
         return visitor or Visitor(may_read(await self._auth.caller(request)).tenant_id)
 
     async def reporter(self, request: Request, message_id: str) -> Visitor:
         """Whoever may report."""
-        visitor = await self._by_url(request, known(message_id), (Purpose.REPORT,))
+        visitor = await self._by_url(request, message_id, (Purpose.REPORT,))
         return visitor or Visitor(may_change(await self._auth.caller(request)).tenant_id)
 
-    async def _by_url(self, request: Request, message_id: MessageId, purposes: tuple[Purpose, ...]) -> Visitor | None:
+    async def _by_url(self, request: Request, message_id: str, purposes: tuple[Purpose, ...]) -> Visitor | None:
         text = request.query_params.get(PARAMETER)
         if text is None:
             return None
@@ -100,16 +100,16 @@ class Visits:
 async def visitor_with(
     context: Context,
     text: str,
-    message_id: MessageId,
+    message_id: str,
     purposes: tuple[Purpose, ...],
     scope: MutableMapping[str, Any],
 ) -> Visitor:
     """Whoever comes with a URL of ours. Raises `Unauthenticated` for a forged or an old one."""
-    access = parse_access(text)
-    if access is None or access.purpose not in purposes:
+    access, identity = parse_access(text), parse_message_id(message_id)
+    if access is None or identity is None or access.purpose not in purposes:
         raise Unauthenticated
     profile = await context.strangers.profile(access.tenant_id, text, scope["client"], scope["headers"])
-    if not access.is_proven((profile.keys.current, profile.keys.next), message_id, context.clock.now_s()):
+    if not access.is_proven((profile.keys.current, profile.keys.next), identity, context.clock.now_s()):
         raise Unauthenticated
     return Visitor(access.tenant_id, access.lease or None, by_url=True)
 
@@ -117,15 +117,14 @@ async def visitor_with(
 async def take_at_door(context: Context, scope: MutableMapping[str, Any], name: str, body: bytes) -> Answer:
     """A report to a URL of ours, whose signature says whose message it is: nothing has to be looked up for it."""
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    identity = known(name)
-    visitor = await visitor_with(context, query.get(PARAMETER, [""])[-1], identity, (Purpose.REPORT,), scope)
+    visitor = await visitor_with(context, query.get(PARAMETER, [""])[-1], name, (Purpose.REPORT,), scope)
     document = parsed(body, "a JSON object") if body.strip() else {}
     if not isinstance(document, dict):
         raise InvalidField("body", body[:50].decode("utf-8", "replace"), "a JSON object")
     said = said_in(document)
     if said.ends or said.heartbeat or said.report == Report():
         return Answer(200, orjson.dumps(await take(context, name, visitor, said)))
-    await context.reporting.add(NewReport(visitor.tenant_id, identity, said.report, visitor.lease))
+    await context.reporting.add(NewReport(visitor.tenant_id, known(name), said.report, visitor.lease))
     return Answer(200, orjson.dumps({"id": name}))
 
 

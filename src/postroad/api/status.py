@@ -128,7 +128,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             {"expiresIn": {"type": "string", "description": "a duration such as 1h", "example": "1h"}}
         ),
     )
-    async def link(request: Request, message_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
+    async def link(request: Request, message_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """A URL that shows the status of this message to whoever has it, in a browser too, until it expires."""
         return await _link(context, request, message_id, caller.tenant_id)
 
