@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from postroad import dev
+from postroad.store.engine import Connection
 from tests.conftest import KEYS, Running, Serve, eventually
 from tests.moods import hold, ok, status
 from tests.receiver import Received, Receiver
@@ -375,17 +376,24 @@ async def test_a_handler_that_knows_that_no_retry_helps_says_so(
 
 
 async def test_a_silent_handler_is_given_up_and_signs_of_life_prolong_its_time(
-    public: Running, receiver: Receiver, handler: httpx.AsyncClient
+    public: Running, receiver: Receiver, handler: httpx.AsyncClient, connection: Connection
 ) -> None:
+    async def minutes_left() -> int:
+        left: int = await connection.fetchval("select round(extract(epoch from deadline - now()) / 60) from waits")
+        return left
+
     receiver.script("/job", status(202, b"", [("Upstash-Ack", "wait=10m")]), ok(b"second"))
     message_id = await public.publish(receiver.url("/job"), Upstash_Retry_Delay="0")
     url = await status_url(receiver)
     await public.drain()
 
     await public.time_passes(timedelta(minutes=9))
+    assert await minutes_left() == 1
     assert (await handler.post(url, json={"progress": 50})).status_code == 200
+    assert await minutes_left() == 10
     await public.time_passes(timedelta(minutes=9))
     assert (await handler.post(url, json={"heartbeat": "1h"})).status_code == 200
+    assert await minutes_left() == 60
     await public.time_passes(timedelta(minutes=59))
     alive = await seen(public, message_id)
     await public.time_passes(timedelta(minutes=2))
