@@ -14,7 +14,7 @@ import pytest
 from postroad import dev
 from postroad.store.engine import Connection
 from tests.conftest import KEYS, Running, Serve, eventually
-from tests.moods import hold, ok, status
+from tests.moods import Mood, handled, hold, ok, status
 from tests.receiver import Received, Receiver
 
 OTHER = {"Authorization": f"Bearer {dev.DEV_USERS[1].token}"}
@@ -339,6 +339,28 @@ async def test_an_attempt_stays_open_until_it_is_acknowledged(
     assert (callback["status"], callback["body"]) == (200, "eyJyb3dzIjo3fQ==")
     assert again.status_code == 200, "whoever did not hear the answer may say it again"
     assert await public.settled(message_id) == ["CREATED", "ACTIVE", "DELIVERED"]
+
+
+async def test_a_worker_may_be_done_before_its_handler_has_answered(
+    public: Running, receiver: Receiver, handler: httpx.AsyncClient
+) -> None:
+    acks: list[asyncio.Task[httpx.Response]] = []
+
+    async def hand_on(request: Received) -> Mood:
+        url = request.header("Upstash-Status-Url")
+        assert url is not None
+        acks.append(asyncio.create_task(handler.post(url, json={"ack": True, "result": 7})))
+        await asyncio.sleep(0.2)  # the acknowledgement is under way by then
+        return WAIT
+
+    receiver.script("/job", handled(hand_on))
+    message_id = await public.publish(receiver.url("/job"))
+    await receiver.next_request("/job")
+
+    answer = await acks[0]
+
+    assert (answer.status_code, answer.json()["status"], answer.json()["result"]) == (200, "completed", 7)
+    assert (await seen(public, message_id))["attempts"] == 1
 
 
 async def test_a_handler_that_gives_up_is_tried_again_and_a_late_one_is_told(

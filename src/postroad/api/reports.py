@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -29,6 +31,8 @@ from postroad.store.deliveries import RESULT_BYTES
 from postroad.store.statuses import NewReport
 
 MOST_BODY_BYTES = 256 * 1024
+
+_OVERTAKEN_S, _LOOK_EVERY_S = 3.0, 0.05
 
 FIELDS = {
     "progress": {"type": "number", "minimum": 0, "maximum": 100},
@@ -148,13 +152,20 @@ async def take(context: Context, message_id: str, visitor: Visitor, said: Said) 
 
 
 async def _end(context: Context, visitor: Visitor, status: Status, said: Said) -> None:
+    """End the attempt. A worker may be done before the answer that left the work to it has been stored."""
     whose = (visitor.tenant_id, status.id, visitor.lease)
-    if said.ack:
-        done = await context.handlers.acknowledge(*whose, said.report.result)
-    else:
-        done = await context.handlers.give_up(*whose, said.nack or "", retry=said.retry, delay=said.delay)
-    if not done and not (said.ack and status.phase is Phase.COMPLETED):
-        raise _not_waiting(status)
+    patience = monotonic() + _OVERTAKEN_S
+    while True:
+        if said.ack:
+            done = await context.handlers.acknowledge(*whose, said.report.result)
+        else:
+            done = await context.handlers.give_up(*whose, said.nack or "", retry=said.retry, delay=said.delay)
+        if done or (said.ack and status.phase is Phase.COMPLETED):
+            return
+        status = await context.watch.find(visitor.tenant_id, status.id) or status
+        if status.phase is not Phase.PROCESSING or monotonic() > patience:
+            raise _not_waiting(status)
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _not_waiting(status: Status) -> Over:
