@@ -7,7 +7,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from postroad.store.connecting import sqlalchemy_engine
-from postroad.store.tables_of_handlers import metadata
+from postroad.store.tables_of_console import metadata
 
 
 def migrate(connection: Connection) -> None:

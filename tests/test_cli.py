@@ -349,7 +349,10 @@ async def test_tokens_are_listed_without_what_they_are_and_revoked(run: Run, dat
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["create", "--access", "root"], "--access must be one of full, read-only, publish-only, admin, not root"),
+        (
+            ["create", "--access", "root"],
+            "--access must be one of full, read-only, metadata, publish-only, admin, not root",
+        ),
         (["create", "--access", "admin", "--tenant", "default"], "an admin token belongs to no tenant"),
         (["create", "--expires-in", "soon"], "--expires-in must be a duration"),
         (["create", "--expires-in", "0s"], "--expires-in must be more than nothing"),

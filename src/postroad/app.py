@@ -16,6 +16,7 @@ from time import monotonic
 import uvloop
 
 from postroad import faults
+from postroad.activity import Activity
 from postroad.api.app import application
 from postroad.api.auth import CallLimit
 from postroad.api.bulk_worker import BulkWorker
@@ -83,8 +84,14 @@ class Node:
         )
         self.dispatcher: Dispatcher | None = None
         self._notifier: Notifier | None = None
+        self._activity = Activity(database)
         handlers = Handlers(
-            database=database, publisher=publisher, tenancy=tenancy, clock=self._clock, expect=self._expect
+            database=database,
+            publisher=publisher,
+            tenancy=tenancy,
+            clock=self._clock,
+            expect=self._expect,
+            activity=self._activity,
         )
         if "dispatcher" in settings.roles:
             self.dispatcher = Dispatcher(
@@ -101,6 +108,7 @@ class Node:
                 public_url=settings.public_url,
                 schedule_catch_up=settings.schedule_catch_up,
                 handlers=handlers,
+                activity=self._activity,
             )
         else:
             self._notifier = Notifier(database)
@@ -112,6 +120,7 @@ class Node:
             quota=Quota(visitors, self._clock, most=limits.max_messages_per_day, most_of=tenancy.messages_per_day),
             max_queues=limits.max_queues,
             max_waiting=settings.max_waiting,
+            activity=self._activity,
         )
         self._bulk_worker = BulkWorker(visitors, expect=self._expect)
         self._reporting = Reporting(visitors)
@@ -169,6 +178,7 @@ class Node:
             asyncio.create_task(self._keep_time(), name="clock"),
             asyncio.create_task(self._reporting.run(), name="reporting"),
             asyncio.create_task(self._watch.run(), name="watch"),
+            asyncio.create_task(self._activity.run(), name="activity"),
         ]
         if self._notifier is not None:
             tasks.append(asyncio.create_task(self._notifier.run(), name="notifier"))
@@ -223,6 +233,8 @@ class Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(PostroadError):
+            await self._activity.flush()
         await self._egress.close()
 
     async def _unready(self) -> list[str]:

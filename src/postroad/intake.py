@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from itertools import count
 from typing import Protocol
 
 from postroad import faults
+from postroad.activity import Activity
 from postroad.domain.destination import Url
 from postroad.domain.message import IMMEDIATELY, After, Attempt, NotBefore, StoredMessage
 from postroad.domain.publication import Publication
@@ -78,6 +79,7 @@ class Intake:
         publisher: Publisher,
         dispatcher: LocalDispatcher | None,
         expect: Callable[[timedelta], None],
+        activity: Activity,
         quota: Quota | None = None,
         max_queues: int = 100_000,
         max_waiting: int = 20_000,
@@ -87,6 +89,7 @@ class Intake:
         self._publisher = publisher
         self._dispatcher = dispatcher
         self._expect = expect
+        self._activity = activity
         self._quota = quota
         self._max_queues = max_queues
         self._known_queues: set[tuple[TenantId, str]] = set()
@@ -273,8 +276,14 @@ class Intake:
                     raise
             else:
                 faults.reached(Point.AFTER_PUBLISH_COMMIT)
+                self._count(news, stored)
                 return stored
         raise AssertionError
+
+    def _count(self, news: Sequence[NewMessage], stored: Sequence[Stored]) -> None:
+        counts = Counter(new.message.tenant_id for new, one in zip(news, stored, strict=True) if one.is_new)
+        for tenant_id, messages in counts.items():
+            self._activity.accepted(tenant_id, messages)
 
     def _one_statement_or_more(self, news: Sequence[NewMessage]) -> AbstractAsyncContextManager[Connection]:
         """Queues are released by statements of their own, and so need a transaction."""

@@ -22,7 +22,7 @@ from postroad.domain.bulk_action import new_bulk_action_id
 from postroad.domain.ids import MessageId, message_text, parse_message_id
 from postroad.domain.tenant import TenantId
 from postroad.store.engine import Connection, Database
-from postroad.store.tables_of_handlers import metadata
+from postroad.store.tables_of_console import metadata
 from tests.conftest import Running, eventually, running
 from tests.moods import status
 from tests.receiver import Receiver

@@ -31,6 +31,7 @@ OPEN = {"/v2/liveness", "/v2/readiness"}
 ALLOWED = {
     Access.FULL: {"publish", "read", "change", "keys"},
     Access.READ_ONLY: {"read"},
+    Access.METADATA: {"read"},
     Access.PUBLISH_ONLY: {"publish"},
     Access.ADMIN: {"administer"},
 }

@@ -17,7 +17,7 @@ from postroad.errors import DatabaseUnavailable
 from postroad.store import dead_letters, lookups, migrations, wall
 from postroad.store.engine import Connection, Database, DataRefused
 from postroad.store.filters import Filters
-from postroad.store.tables_of_handlers import metadata
+from postroad.store.tables_of_console import metadata
 from tests.conftest import Serve
 
 ONE, OTHER = TenantId(1), TenantId(2)
@@ -43,6 +43,10 @@ insert into bulk_actions (id, tenant_id, kind, filter, filter_hash, total, held_
   select id::text, tenant_id, 'cancel', '{}', '', 1, now() from messages;
 insert into reports (message_id, tenant_id, progress) select id, tenant_id, 1 from messages;
 insert into waits (message_id, tenant_id, lease, span, deadline) select id, tenant_id, 1, '1 min', now() from messages;
+insert into activity select tenant_id, now(), '', 1, 1, 1, 1, 1, 1, 1 from messages;
+insert into audit_entries (tenant_id, actor, action, target, outcome)
+  select tenant_id, 'a', 'retry', 't', 'done' from messages;
+insert into sessions (hash, tenant_id, expires_at) select id::text::bytea, tenant_id, now() from messages;
 """
 
 

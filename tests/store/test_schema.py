@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from postroad.store import data_keys, migrations, partitions
 from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.engine import Connection
-from postroad.store.tables_of_handlers import metadata
+from postroad.store.tables_of_console import metadata
 from postroad.vault import parse_master_keys
 from tests.conftest import at_database
 

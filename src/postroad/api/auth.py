@@ -8,10 +8,14 @@ from urllib.parse import unquote_plus
 from fastapi import Request
 
 from postroad.api.strangers import Strangers
+from postroad.api.veil import draw
 from postroad.clock import Clock
 from postroad.domain.tenant import Access, Caller, TenantId
 from postroad.errors import Forbidden, TooManyCalls, Unauthenticated
 from postroad.tenancy import Tenancy
+
+SIGNED_IN = "postroad.caller"
+"""In the scope of a request that the console makes, inside of this process: whoever is signed in there."""
 
 TOKEN_PARAMETER = "qstash_token"  # noqa: S105  the name of a parameter, not a token
 
@@ -38,8 +42,8 @@ def may_publish(caller: Caller) -> Caller:
 
 
 def may_read(caller: Caller) -> Caller:
-    """The caller, if its token may read."""
-    return caller if caller.access in (Access.FULL, Access.READ_ONLY) else _forbid(caller)
+    """The caller, if its token may read; what it may not see is left out of the answer."""
+    return caller if caller.access in (Access.FULL, Access.READ_ONLY, Access.METADATA) else _forbid(caller)
 
 
 def may_change(caller: Caller) -> Caller:
@@ -89,7 +93,12 @@ class Authentication:
         self._call_limit = call_limit
 
     async def caller(self, request: Request) -> Caller:
-        """Whoever holds the token. Raises `Unauthenticated`, `TooManyGuesses` or `TooManyCalls`."""
+        """Whoever holds the token, or is signed in. Raises `Unauthenticated`, `TooManyGuesses` or `TooManyCalls`."""
+        caller = request.scope.get(SIGNED_IN) or await self._holder(request)
+        draw(caller)
+        return caller
+
+    async def _holder(self, request: Request) -> Caller:
         # Of several headers the last one counts, as at the door.
         token = bearer("".join(request.headers.getlist("authorization")[-1:])) or token_in_query(request.url.query)
         if token is None:

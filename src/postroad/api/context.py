@@ -13,6 +13,7 @@ from orjson import dumps
 from postroad.api.auth import CallLimit
 from postroad.api.bulk_worker import BulkWorker
 from postroad.api.strangers import Strangers
+from postroad.api.veil import veiled
 from postroad.clock import Clock
 from postroad.domain.ids import MessageId
 from postroad.domain.limits import Limits
@@ -86,5 +87,5 @@ class Context:
 
 
 def json(content: Any, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(dumps(content), status, media_type="application/json")
+    """A JSON answer, with what the caller may see."""
+    return Response(dumps(veiled(content)), status, media_type="application/json")

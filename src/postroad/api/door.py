@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, unquote_plus, unquote_to_bytes
 
-from postroad.api.auth import TOKEN_PARAMETER, bearer, may_change, may_publish, token_in_query
+from postroad.api.auth import SIGNED_IN, TOKEN_PARAMETER, bearer, may_change, may_publish, token_in_query
 from postroad.api.client_address import caller_ip
 from postroad.api.context import Context
 from postroad.api.problems import JSON, Answer, problem, unexpected
@@ -26,6 +26,7 @@ from postroad.domain.hops import MARK, next_hop
 from postroad.domain.message import Options
 from postroad.domain.publication import Deduplication, Publication, Request, parse_options
 from postroad.domain.status_access import PARAMETER
+from postroad.domain.tenant import Caller
 from postroad.errors import (
     BodyTooLarge,
     IntakeFull,
@@ -135,12 +136,10 @@ class Door:
         if scope["method"] != "POST":
             return Answer(405, b'{"error":"publish with POST"}', (JSON, (b"allow", b"POST")))
         head = _head(scope)
-        if head.token is None:
-            raise Unauthenticated
         client = scope["client"]
         caller = may_publish(
-            self._tenancy.known_caller(head.token)
-            or await self._context.strangers.caller(head.token, client, scope["headers"])
+            (None if head.token is None else self._tenancy.known_caller(head.token))
+            or await self._stranger(head.token, scope)
         )
         ip: str | None = client[0] if client else None
         if self._trusted_proxies:
@@ -173,6 +172,15 @@ class Door:
         if enqueue:
             refuse_delay([publication])
         return answer_to(await self._intake.publish(caller, publication), enqueue=enqueue)
+
+    async def _stranger(self, token: str | None, scope: Scope) -> Caller:
+        """Who is signed in where this request was made, or holds a token that is not at hand."""
+        signed_in: Caller | None = scope.get(SIGNED_IN)
+        if signed_in is not None:
+            return signed_in
+        if token is None:
+            raise Unauthenticated
+        return await self._context.strangers.caller(token, scope["client"], scope["headers"])
 
     async def _report(self, scope: Scope, receive: Receive, message_id: str) -> Answer:
         """What a handler reports: as many come as publishes, and there is as little to do for each."""

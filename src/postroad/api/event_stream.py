@@ -8,6 +8,8 @@ from typing import Any
 
 from orjson import dumps
 
+from postroad.api.veil import veiled
+
 SILENCE_S = 15.0
 """After so long without an event a comment is sent, so that nobody between takes the connection for dead."""
 
@@ -20,7 +22,7 @@ _SIGN_OF_LIFE = b": still here\n\n"
 def event(name: str, data: Any, *, number: str | None = None) -> bytes:
     """One event; a client that comes back tells the last number that it has seen."""
     head = b"" if number is None else b"id: " + number.encode() + b"\n"
-    return head + b"event: " + name.encode() + b"\ndata: " + dumps(data) + b"\n\n"
+    return head + b"event: " + name.encode() + b"\ndata: " + dumps(veiled(data)) + b"\n\n"
 
 
 async def with_signs_of_life(events: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ from postroad.api.context import Context, json
 from postroad.api.documents import errors, found
 from postroad.api.problems import Answer
 from postroad.api.query import Query
+from postroad.api.veil import veiled
 from postroad.api.wire import schedule_view
 from postroad.domain import publication
 from postroad.domain.cron import Cron, parse_cron
@@ -178,7 +179,7 @@ async def _pages(context: Context, tenant_id: TenantId, page: list[tuple[str, di
     yield b"["
     before = b""
     while page:
-        yield before + b",".join(orjson.dumps(view) for _, view in page)
+        yield before + b",".join(orjson.dumps(veiled(view)) for _, view in page)
         before = b","
         page = await _page(context, tenant_id, after=page[-1][0]) if len(page) == PAGE else []
     yield b"]"

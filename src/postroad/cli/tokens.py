@@ -25,7 +25,9 @@ commands = typer.Typer(help="Tokens that publishers and administrators authentic
 def create(
     tenant: Annotated[str | None, typer.Option(help="Name of the tenant that it is for: default.")] = None,
     name: Annotated[str, typer.Option(help="What the token is for.")] = "cli",
-    access: Annotated[str, typer.Option(help="full, read-only, publish-only, or admin for the admin API.")] = "full",
+    access: Annotated[
+        str, typer.Option(help="full, read-only, metadata, publish-only, or admin for the admin API.")
+    ] = "full",
     expires_in: Annotated[str | None, typer.Option(help="How long it is valid, e.g. 90d; for ever without it.")] = None,
     json: Json = False,
 ) -> None:

@@ -28,7 +28,8 @@ class Finished:
     """An attempt that ended, and how.
 
     `body` is what was sent, kept only where a callback reports it; `failure_callback` reports that the message has
-    failed, if this attempt was its last.
+    failed, if this attempt was its last. `late` is how long after its time a message had its first attempt, None where
+    it had to wait for others.
     """
 
     attempt: Attempt
@@ -37,6 +38,7 @@ class Finished:
     duration: timedelta
     body: bytes
     failure_callback: Callback | None = None
+    late: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,12 @@ def _finished(
     attempt: Attempt, reply: Reply, body: bytes, started: float, default: str | None, means: Means
 ) -> Finished:
     duration = timedelta(seconds=monotonic() - started)
-    result = outcome(attempt, reply, means.clock.now())
+    now = means.clock.now()
+    result = outcome(attempt, reply, now)
+    late = None if attempt.retried or attempt.is_gated else now - duration - attempt.stored.not_before
     report_failure_to = failure_callback(attempt.message, default) if isinstance(result, Failed) else None
     is_reported = attempt.message.options.callback is not None or report_failure_to is not None
-    return Finished(attempt, reply, result, duration, body if is_reported else b"", report_failure_to)
+    return Finished(attempt, reply, result, duration, body if is_reported else b"", report_failure_to, late)
 
 
 def _request(attempt: Attempt, body: bytes, keys: SigningKeys, means: Means) -> OutgoingRequest:

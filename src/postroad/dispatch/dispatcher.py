@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
 
+from postroad.activity import Activity
 from postroad.clock import Clock
 from postroad.dispatch.claimer import Claimer
 from postroad.dispatch.deliver import Finished, Means, defective, deliver
@@ -67,6 +68,7 @@ class Dispatcher:
         retention: Retention,
         schedule_catch_up: timedelta,
         handlers: Handlers,
+        activity: Activity,
         region: str | None = None,
         standard_webhooks: bool = False,
         public_url: str | None = None,
@@ -83,7 +85,9 @@ class Dispatcher:
         self._held: dict[tuple[MessageId, int], Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leasing: set[float] = set()
-        self._settler = Settler(database=database, publisher=publisher, gone=self._forget, expect=self.expect)
+        self._settler = Settler(
+            database=database, publisher=publisher, gone=self._forget, expect=self.expect, activity=activity
+        )
         self._janitor = Janitor(
             database=database,
             publisher=publisher,

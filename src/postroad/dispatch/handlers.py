@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from postroad.activity import Activity
 from postroad.clock import Clock
 from postroad.dispatch.deliver import Finished
 from postroad.dispatch.settler import Settler
@@ -42,11 +43,14 @@ class Handlers:
         tenancy: Tenancy,
         clock: Clock,
         expect: Callable[[timedelta], None],
+        activity: Activity,
     ) -> None:
         self._database = database
         self._tenancy = tenancy
         self._clock = clock
-        self._settler = Settler(database=database, publisher=publisher, gone=lambda _: None, expect=expect)
+        self._settler = Settler(
+            database=database, publisher=publisher, gone=lambda _: None, expect=expect, activity=activity
+        )
 
     async def acknowledge(
         self, tenant_id: TenantId, message_id: MessageId, lease: int | None, result: bytes | None
@@ -120,6 +124,7 @@ class Handlers:
             return False
         finished, reported = ended
         attempt_ended(finished.attempt, finished.reply, finished.outcome, finished.duration, took_effect=True)
+        self._settler.count(finished)
         self._settler.announce([finished], reported=reported)
         return True
 

@@ -18,6 +18,8 @@ from postroad.domain.reply import NoResponse
 from postroad.errors import InvalidDestination, PostroadError, Unavailable, Unopenable
 from postroad.publish import Publisher
 from postroad.store import (
+    activity,
+    audits,
     bulk_actions,
     deduplications,
     deliveries,
@@ -28,6 +30,7 @@ from postroad.store import (
     queues,
     retention,
     schedules,
+    sessions,
     tenants,
     usage,
 )
@@ -43,6 +46,8 @@ QUEUE_STEP = 1_000
 TICKS_KEPT = timedelta(days=1)
 USAGE_KEPT = timedelta(days=40)
 BULK_ACTIONS_KEPT = timedelta(days=7)
+ACTIVITY_KEPT = timedelta(days=2)
+AUDIT_KEPT = timedelta(days=365)
 QUEUES_EVERY_S = 30.0
 WAITS_EVERY_S = 1.0
 BULK_ACTIONS_EVERY_S = 2.0
@@ -111,9 +116,12 @@ class Janitor:
             self._expect(timedelta(0))
 
     async def prune(self) -> None:
-        """Delete what is over: deduplication keys, ticks that nobody could fire again, counts, bulk actions."""
+        """Delete what is over: deduplication keys, ticks that cannot fire again, counts, sessions and the like."""
         for step in (
             deduplications.prune,
+            sessions.prune,
+            partial(activity.prune, older_than=ACTIVITY_KEPT),
+            partial(audits.prune, older_than=AUDIT_KEPT),
             partial(schedules.prune_ticks, older_than=TICKS_KEPT),
             partial(usage.prune, older_than=USAGE_KEPT),
             partial(bulk_actions.prune, older_than=BULK_ACTIONS_KEPT),

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from postroad import faults
+from postroad.activity import Activity
 from postroad.dispatch.deliver import Finished
 from postroad.domain.callback import callbacks
 from postroad.domain.dead_letter import dlq_id
@@ -46,9 +47,11 @@ class Settler:
         publisher: Publisher,
         gone: Callable[[Sequence[Attempt]], None],
         expect: Callable[[timedelta], None],
+        activity: Activity,
     ) -> None:
         self._database = database
         self._publisher = publisher
+        self._activity = activity
         self._gone = gone
         self._expect = expect
         self._finished: deque[tuple[Finished, int]] = deque()
@@ -159,6 +162,11 @@ class Settler:
         if delays:
             self._expect(min(delays))
 
+    def count(self, finished: Finished) -> None:
+        """Count an attempt whose settlement took effect."""
+        message = finished.attempt.message
+        self._activity.ended(message.tenant_id, message.url, finished.outcome, finished.duration, finished.late)
+
     async def _settle(self, dispatcher_id: int, batch: list[Finished], *, silent: bool, is_repeated: bool) -> None:
         if any(isinstance(finished.outcome, Waits) for finished in batch):
             batch = await self._leave_to_handlers(dispatcher_id, batch)
@@ -183,6 +191,8 @@ class Settler:
                 attempt_ended(
                     finished.attempt, finished.reply, finished.outcome, finished.duration, took_effect=has_effect
                 )
+            if has_effect:
+                self.count(finished)
         if is_repeated and len(took_effect) < len(batch):
             _log.info("%d attempts had been settled by a commit without an answer", len(batch) - len(took_effect))
         self.announce(batch, reported=reported)

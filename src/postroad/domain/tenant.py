@@ -20,10 +20,14 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class Access(StrEnum):
-    """What a token may do. Admin ones manage tenants and belong to none of them."""
+    """What a token may do. Admin ones manage tenants and belong to none of them.
+
+    One for metadata reads as a read-only one does, but never sees bodies, headers, results and notes.
+    """
 
     FULL = "full"
     READ_ONLY = "read-only"
+    METADATA = "metadata"
     PUBLISH_ONLY = "publish-only"
     ADMIN = "admin"
 

@@ -80,7 +80,7 @@ tokens = Table(
     Column("expires_at", Instant),
     Column("used_at", Instant),
     UniqueConstraint("hash"),
-    CheckConstraint("access in ('full', 'read-only', 'publish-only', 'admin')", name="tokens_access_known"),
+    CheckConstraint("access in ('full', 'read-only', 'metadata', 'publish-only', 'admin')", name="tokens_access_known"),
     CheckConstraint("(access = 'admin') = (tenant_id is null)", name="tokens_admin_of_no_tenant"),
     # The list of a tenant's.
     Index("tokens_of_tenant", "tenant_id", "id"),

@@ -42,6 +42,8 @@ RIGHTS: Sequence[tuple[str, str, str | None]] = (
             "bulk_actions": "select insert update",
             "reports": "select insert",
             "waits": "select update",
+            "activity": "select",
+            "audit_entries": "select",
         }.items()
         for verb in verbs.split()
     ),

@@ -1,0 +1,96 @@
+"""How much goes on: what was accepted and what came of attempts, added up here and stored every few seconds.
+
+It is for people who look at a console. A process that is killed takes the last seconds of it along; the log is what
+counts, and knows every attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from postroad.domain.outcome import Delivered, Failed, Outcome, Retry
+from postroad.domain.tenant import TenantId
+from postroad.errors import PostroadError
+from postroad.store import activity
+from postroad.store.activity import EVERYTHING, Tally
+
+if TYPE_CHECKING:
+    from postroad.store.engine import Database
+
+FLUSH_EVERY_S = 2.0
+MOST_HOSTS = 500
+"""That are told apart between two flushes; the others of a tenant count as one."""
+
+OTHERS = "(others)"
+
+_log = logging.getLogger(__name__)
+
+
+class Activity:
+    """Counts of this process since they were last stored, by tenant and host."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._tallies: dict[tuple[TenantId, str], Tally] = {}
+
+    def accepted(self, tenant_id: TenantId, messages: int) -> None:
+        """So many messages were stored."""
+        self._tally(tenant_id, EVERYTHING).accepted += messages
+
+    def ended(
+        self, tenant_id: TenantId, url: str, outcome: Outcome, duration: timedelta, late: timedelta | None
+    ) -> None:
+        """An attempt was settled; `late` is how long after its time it began, for the first one of a message."""
+        took_ms = int(duration.total_seconds() * 1000)
+        late_ms = 0 if late is None else max(int(late.total_seconds() * 1000), 0)
+        for host in (EVERYTHING, host_of(url)):
+            tally = self._tally(tenant_id, host)
+            match outcome:
+                case Delivered():
+                    tally.delivered += 1
+                case Retry():
+                    tally.retried += 1
+                case Failed():
+                    tally.failed += 1
+            tally.took_ms += took_ms
+            tally.longest_ms = max(tally.longest_ms, took_ms)
+            tally.late_ms = max(tally.late_ms, late_ms)
+
+    async def run(self) -> None:
+        """Store what was counted, again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            with suppress(PostroadError):
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Store what was counted. If that fails the counts stay for the next time."""
+        counted, self._tallies = self._tallies, {}
+        if not counted:
+            return
+        try:
+            async with self._database.single() as connection:
+                await activity.add(connection, counted)
+        except PostroadError as error:
+            _log.debug("what goes on is stored later: %s", error)
+            for key, tally in counted.items():
+                self._tally(*key).add(tally)
+            raise
+
+    def _tally(self, tenant_id: TenantId, host: str) -> Tally:
+        key = (tenant_id, host)
+        tally = self._tallies.get(key)
+        if tally is None:
+            if host and len(self._tallies) >= MOST_HOSTS:
+                key = (tenant_id, OTHERS)
+            tally = self._tallies.setdefault(key, Tally())
+        return tally
+
+
+def host_of(url: str) -> str:
+    """The host of a URL that was accepted, with its port if it has one."""
+    return url.split("/", 3)[2].partition("?")[0].rpartition("@")[2]
