@@ -23,6 +23,7 @@ from postroad.api.bulk_worker import BulkWorker
 from postroad.api.context import Context
 from postroad.api.strangers import Strangers
 from postroad.clock import Clock
+from postroad.console.app import console
 from postroad.dispatch.dispatcher import Dispatcher
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.tls import tls_context
@@ -150,6 +151,7 @@ class Node:
             dev=dev,
         )
         self._application = application(context, docs=settings.docs)
+        self._application.show(console(context, self._application))
         self._stopping = False
         self._impatient = asyncio.Event()
         self._readiness: tuple[float, list[str]] = (0.0, [])

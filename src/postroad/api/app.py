@@ -26,13 +26,13 @@ from postroad.api import (
 from postroad.api.auth import Authentication
 from postroad.api.context import Context, json
 from postroad.api.docs_page import serve_docs
-from postroad.api.door import App, Door
+from postroad.api.door import Door
 from postroad.api.openapi import describe
 from postroad.api.problems import problem
 from postroad.errors import PostroadError
 
 
-def application(context: Context, *, docs: bool) -> App:
+def application(context: Context, *, docs: bool) -> Door:
     """Everything that answers HTTP."""
     app = FastAPI(
         title="Postroad",

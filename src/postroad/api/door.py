@@ -42,6 +42,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ENTRY = re.compile(rb"/+v2/(publish|enqueue|schedules|batch(?=/?\Z))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
+_PAGE = re.compile(rb"/|/console(?:/.*)?", re.DOTALL)
 _REPORT = re.compile(rb"/+v2/status/(msg_[1-9A-HJ-NP-Za-km-z]{22})/?")
 _SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume)/?", re.IGNORECASE)
 _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
@@ -83,9 +84,14 @@ class Door:
         self._tenancy = context.tenancy
         self._limits = context.limits
         self._trusted_proxies = context.trusted_proxies
+        self._pages: App | None = None
         self._arriving_bytes = 0
         self._most_arriving_bytes = max(_MOST_ARRIVING_BYTES, 2 * context.limits.max_batch_bytes)
         self._remembered_options = lru_cache(maxsize=1024)(self._parse)
+
+    def show(self, pages: App) -> None:
+        """Let pages for people answer beside the API."""
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,8 +108,11 @@ class Door:
             if not _is_text(scope["raw_path"]):
                 await _send(send, problem(InvalidField("path", scope["path"], "percent-encoded UTF-8")), name)
                 return
+            if self._pages is not None and _PAGE.fullmatch(scope["raw_path"]):
+                await self._pass_on(self._pages, scope, receive, send, name)
+                return
             scope["path"] = _put_right(scope["path"], scope["method"])
-            await self._pass_on(scope, receive, send, name)
+            await self._pass_on(self._app, scope, receive, send, name)
             return
         await self._answer(self._enter(scope, receive, entry[1].lower(), entry[2] or b""), send, name)
 
@@ -119,8 +128,8 @@ class Door:
             answer = unexpected(error, name)
         await _send(send, answer, name)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, name: bytes) -> None:
-        """Let the router answer, under the id of the request."""
+    async def _pass_on(self, app: App, scope: Scope, receive: Receive, send: Send, name: bytes) -> None:
+        """Let a router answer, under the id of the request."""
 
         async def send_named(event: MutableMapping[str, Any]) -> None:
             if event["type"] == "http.response.start":
@@ -128,7 +137,7 @@ class Door:
             await send(event)
 
         try:
-            await self._app(scope, receive, send_named)
+            await app(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001  it was answered before it came here, as far as it can be
             unexpected(error, name)
 

@@ -72,6 +72,10 @@ class Strangers:
             if not is_a_new_mistake or len(source.wrong) >= MOST_WRONG:
                 source.tries.release()
 
+    def refuse_if_locked(self, client: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Raise `TooManyGuesses` for an address that has tried too much."""
+        self._source(client, headers).refuse_if_locked()
+
     async def profile(
         self, tenant_id: TenantId, proof: str, client: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]
     ) -> Profile:

@@ -1,0 +1,5 @@
+"""URL groups: one message to several endpoints."""
+
+from __future__ import annotations
+
+ROUTES = ()

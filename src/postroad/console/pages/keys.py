@@ -1,0 +1,5 @@
+"""Signing keys: to be shown and to be rolled."""
+
+from __future__ import annotations
+
+ROUTES = ()

@@ -1,0 +1,5 @@
+"""Schedules: what is published when."""
+
+from __future__ import annotations
+
+ROUTES = ()

@@ -1,0 +1,5 @@
+"""The request builder: a message is put together, checked and sent."""
+
+from __future__ import annotations
+
+ROUTES = ()

@@ -1,0 +1,93 @@
+"""The filter language of the lists: names of the API's parameters with their values, and bare ids and URLs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from postroad.api.query import FILTERS
+from postroad.domain.duration import parse_duration
+from postroad.domain.log import State
+from postroad.errors import InvalidValue, PostroadError
+
+STATES = tuple(state.value for state in State)
+
+NAMES: Mapping[str, str] = {
+    **{name: text for name, text in FILTERS.items() if name not in ("fromDate", "toDate", "api")},
+    "state": f"states: {', '.join(STATES)}",
+    "since": "how long ago at most, such as 15m or 1d",
+    "until": "how long ago at least",
+}
+"""What can stand before an equals sign, with what it means."""
+
+_WORD = re.compile(r'(?:([A-Za-z]+)=)?(?:"([^"]*)"|(\S+))')
+_ALIASES = {
+    "id": "messageIds",
+    "messageid": "messageIds",
+    "queue": "queueName",
+    "group": "topicName",
+    "schedule": "scheduleId",
+}
+_BY_NAME = {name.lower(): name for name in NAMES} | _ALIASES
+
+
+class FilterError(PostroadError):
+    """A filter that cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A filter as it was typed, and as the API takes it."""
+
+    text: str
+    params: Mapping[str, str]
+
+    def refused_but(self, *names: str) -> None:
+        """Raise `FilterError` for a filter that a list does not know."""
+        for name in self.params:
+            if name in names:
+                raise FilterError(f"this list cannot be filtered by {name}")
+
+    def __bool__(self) -> bool:
+        return bool(self.params)
+
+
+def parse(text: str, *, now_ms: int) -> Search:
+    """Read a filter such as `host=api.example.com state=FAILED since=1h`. Raises `FilterError`."""
+    found: dict[str, list[str]] = {}
+    for match in _WORD.finditer(text.strip()):
+        name, quoted, bare = match.groups()
+        value = bare if quoted is None else quoted
+        known = _guess(value) if name is None else _BY_NAME.get(name.lower())
+        if known is None:
+            expected = ", ".join(NAMES)
+            raise FilterError(f"{name} is no filter: expected one of {expected}, or an id, a URL or a host alone")
+        found.setdefault(known, []).append(value)
+    params = {name: ",".join(values) for name, values in found.items()}
+    for name, parameter in (("since", "fromDate"), ("until", "toDate")):
+        if (value := params.pop(name, None)) is not None:
+            params[parameter] = str(now_ms - _span(name, value))
+    if "state" in params:
+        params["state"] = params["state"].upper()
+    return Search(text.strip(), params)
+
+
+def _guess(value: str) -> str:
+    """What a word without a name is."""
+    if value.startswith("msg_"):
+        return "messageIds"
+    if value.startswith("scd_"):
+        return "scheduleId"
+    if value.startswith(("http://", "https://")):
+        return "url"
+    if value.upper() in STATES:
+        return "state"
+    return "path" if value.startswith("/") else "host" if "." in value or ":" in value else "label"
+
+
+def _span(name: str, value: str) -> int:
+    try:
+        return int(parse_duration(value).total_seconds() * 1000)
+    except InvalidValue as error:
+        raise FilterError(f"{name}={value}: expected {error.expected}") from None

@@ -1,0 +1,215 @@
+"""One request of somebody who is signed in: what pages ask of the API, and how they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+import orjson
+from jinja2 import Environment
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from postroad.api.context import Context
+from postroad.console.gate import set_cookie
+from postroad.console.inside import ApiRefusedError, Headers, Inside
+from postroad.domain.tenant import Access
+from postroad.errors import BodyTooLarge, PostroadError
+from postroad.store import audits
+from postroad.store.engine import Connection
+from postroad.store.sessions import Session
+
+SAID = "postroad_said"
+"""The cookie that carries one sentence to the next page."""
+
+THEMES = ("light", "dark")
+_MOST_FORM_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Form:
+    """What was typed into a form: the last value of each name, and all of those that may be repeated."""
+
+    pairs: Sequence[tuple[str, str]] = ()
+    values: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = dict(self.pairs)
+
+    def text(self, name: str, default: str = "") -> str:
+        """A text without blanks around it."""
+        return self.values.get(name, default).strip()
+
+    def raw(self, name: str) -> str:
+        """A text as it was typed, but for the line ends, which browsers change."""
+        return self.values.get(name, "").replace("\r\n", "\n")
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a name."""
+        return [value for one, value in self.pairs if one == name]
+
+    def has(self, name: str) -> bool:
+        """Whether a box was ticked, or a button was the one that was pressed."""
+        return name in self.values
+
+
+class Visit:
+    """Somebody who is signed in asks for a page, or presses a button on one."""
+
+    def __init__(
+        self,
+        request: Request,
+        session: Session,
+        form: Form,
+        *,
+        inside: Inside,
+        context: Context,
+        templates: Environment,
+    ) -> None:
+        self.request = request
+        self.session = session
+        self.form = form
+        self.context = context
+        self._inside = inside
+        self._templates = templates
+
+    @property
+    def may_change(self) -> bool:
+        """Whether buttons are shown; the API refuses by itself."""
+        return self.session.caller.access is Access.FULL
+
+    @property
+    def sees_payloads(self) -> bool:
+        """Whether there are bodies and headers to be shown."""
+        return self.session.caller.access is not Access.METADATA
+
+    def query(self, name: str, default: str = "") -> str:
+        """A parameter of the URL."""
+        return self.request.query_params.get(name, default)
+
+    def reading(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection that sees the things of this tenant and can change nothing."""
+        return self.context.database.reading(self.session.caller.tenant_id)
+
+    async def get(self, path: str, **params: str | Sequence[str]) -> Any:
+        """What the API shows. Raises `ApiRefusedError`."""
+        return (await self._inside.ask(self.session.caller, "GET", path, params=params)).document
+
+    async def find(self, path: str, **params: str | Sequence[str]) -> Any:
+        """... None where there is no such thing."""
+        try:
+            return await self.get(path, **params)
+        except ApiRefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def change(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | Sequence[str]] | None = None,
+        document: Any = None,
+        headers: Headers = (),
+        content: bytes = b"",
+        action: str | None = None,
+        target: str = "",
+    ) -> Any:
+        """Have the API change something. With an `action` it is written into the audit log, refusals too."""
+        if document is not None:
+            content, headers = orjson.dumps(document), (*headers, ("content-type", "application/json"))
+        try:
+            reply = await self._inside.ask(
+                self.session.caller,
+                method,
+                path,
+                params=params,
+                headers=headers,
+                content=content,
+                address=self.request.client.host if self.request.client else None,
+            )
+        except ApiRefusedError as error:
+            if action is not None:
+                await self.note(action, target, f"refused: {error}")
+            raise
+        if action is not None:
+            await self.note(action, target, "done")
+        return reply.document
+
+    async def note(self, action: str, target: str, outcome: str) -> None:
+        """Write an entry into the audit log."""
+        async with self.context.database.connection() as connection:
+            await audits.add(
+                connection,
+                self.session.caller.tenant_id,
+                actor=self.session.actor,
+                action=action,
+                target=target,
+                outcome=outcome,
+            )
+
+    def page(self, template: str, *, http_status: int = 200, **values: Any) -> Response:
+        """A page, or a piece of one."""
+        said = said_in(self.request)
+        html = self._templates.get_template(template).render(
+            visit=self,
+            session=self.session,
+            path=self.request.url.path,
+            theme=theme_of(self.request),
+            said=said,
+            is_dev=self.context.dev,
+            **values,
+        )
+        answer = HTMLResponse(html, http_status)
+        if said is not None:
+            answer.delete_cookie(SAID, path="/console")
+        return answer
+
+    def go(self, path: str, said: str | None = None, *, failed: bool = False, **params: str) -> Response:
+        """Show another page next, with a sentence about what was done."""
+        answer = RedirectResponse(f"{path}?{urlencode(params)}" if params else path, 303)
+        if said is not None:
+            text = quote(("!" if failed else "+") + said[:1000])
+            set_cookie(self.request, answer, SAID, text, lasts=None)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A sentence about what was done on the page before."""
+
+    text: str
+    failed: bool
+
+
+def said_in(request: Request) -> Said | None:
+    """What the page before has left to be said."""
+    text = unquote(request.cookies.get(SAID, ""))
+    return Said(text[1:], failed=text[0] == "!") if text else None
+
+
+def theme_of(request: Request) -> str:
+    """Light or dark where the visitor has chosen, else nothing."""
+    theme = request.cookies.get("postroad_theme", "")
+    return theme if theme in THEMES else ""
+
+
+async def form_of(request: Request) -> Form:
+    """What was typed. Raises `BodyTooLarge`."""
+    gathered = bytearray()
+    async for part in request.stream():
+        gathered += part
+        if len(gathered) > _MOST_FORM_BYTES:
+            raise BodyTooLarge(_MOST_FORM_BYTES)
+    return Form(parse_qsl(gathered.decode("utf-8", "replace"), keep_blank_values=True))
+
+
+class GoneError(PostroadError):
+    """There is no such page, or nothing of this name any more."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} was not found")
