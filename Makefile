@@ -28,6 +28,7 @@ check: $(VENV)/.installed ## Lint, type-check, and hold the architecture to its 
 	$(BIN)/python -m pytest tests/test_house.py
 
 test: $(VENV)/.installed ## Run all tests, in two processes
+	@$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m pytest -n 2
 
 chaos: $(VENV)/.installed ## Kill, halt and restart everything under load, and account for every message (an hour)
