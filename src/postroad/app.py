@@ -86,6 +86,7 @@ class Node:
         self.dispatcher: Dispatcher | None = None
         self._notifier: Notifier | None = None
         self._activity = Activity(database)
+        retention = Retention(log=settings.log_retention, dead_letters=settings.dlq_retention)
         handlers = Handlers(
             database=database,
             publisher=publisher,
@@ -103,7 +104,7 @@ class Node:
                 clock=self._clock,
                 slots=settings.slots,
                 max_timeout=settings.max_timeout,
-                retention=Retention(log=settings.log_retention, dead_letters=settings.dlq_retention),
+                retention=retention,
                 region=settings.region,
                 standard_webhooks=settings.standard_webhooks,
                 public_url=settings.public_url,
@@ -147,6 +148,7 @@ class Node:
             watch=self._watch,
             feed=self._feed,
             public_url=settings.public_url,
+            retention=retention,
             unready=self._unready,
             dev=dev,
         )

@@ -24,6 +24,7 @@ from postroad.intake import Intake
 from postroad.publish import Publisher
 from postroad.reporting import Reporting
 from postroad.store.engine import Database
+from postroad.store.retention import Retention
 from postroad.tenancy import Tenancy
 from postroad.watching import StatusWatch
 
@@ -78,6 +79,7 @@ class Context:
     watch: StatusWatch
     feed: EventFeed
     public_url: str | None
+    retention: Retention
     unready: Callable[[], Awaitable[list[str]]]
     dev: bool = False
 

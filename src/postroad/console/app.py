@@ -53,7 +53,12 @@ _log = logging.getLogger(__name__)
 
 def console(context: Context, door: App) -> App:
     """What answers under `/console`; `door` is the API that it works with."""
-    return Starlette(routes=_Reception(context, Inside(door)).routes(), middleware=[Middleware(_Safe)])
+    reception = _Reception(context, Inside(door))
+    return Starlette(
+        routes=reception.routes(),
+        middleware=[Middleware(_Safe)],
+        exception_handlers={Exception: reception.defect},
+    )
 
 
 class _Safe:
@@ -196,6 +201,11 @@ class _Reception:
             return self._alone("error.html", 404, title="No such tenant", words=f"no tenant {name}", request=request)
         set_cookie(request, answer, "postroad_tenant", name)
         return answer
+
+    async def defect(self, request: Request, _: Exception) -> Response:
+        """The door logs the traceback when it gets the error after this answer."""
+        words = "Something is wrong in this server; its log has the details."
+        return self._alone("error.html", 500, title="A defect", words=words, request=request)
 
     def _alone(self, template: str, status: int, *, request: Request, **values: Any) -> Response:
         """A page for somebody who is not signed in."""

@@ -95,15 +95,15 @@ async def course(connection: Connection, tenant_id: TenantId, *, back: timedelta
           from activity
           where tenant_id = $1 and host = '' and at >= date_bin($3::interval, now() - $2::interval, 'epoch')
           group by 1)
-        select step, c.* from generate_series(
+        select s.step as at, c.* from generate_series(
           date_bin($3::interval, now() - $2::interval, 'epoch') + $3::interval, now(), $3::interval) s(step)
-        left join counts c using (step) order by step
+        left join counts c on c.step = s.step order by s.step
         """,  # noqa: S608  the columns are ours
         tenant_id,
         back,
         step,
     )
-    return [Moment(row["step"], _tally(row)) for row in rows]
+    return [Moment(row["at"], _tally(row)) for row in rows]
 
 
 async def destinations(
