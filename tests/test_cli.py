@@ -160,6 +160,46 @@ async def test_serve_refuses_the_public_tokens_unless_told(run: Run, database_ur
     assert "public development tokens" in err
 
 
+async def test_the_first_start_says_a_password_for_the_console_once(
+    run: Run, start: Start, empty_database: str
+) -> None:
+    await run("migrate", database_url=empty_database)
+
+    code, _, err = await run("serve", "--port", "0", "--host", "0.0.0.0", database_url=empty_database)
+    assert code == 1
+    assert "open to others at 0.0.0.0 before anybody can sign in" in err
+    assert "postroad console password" in err
+
+    server = await start("serve", "--port", "0", database_url=empty_database)
+    assert server.stdout is not None
+    printed = b""
+    while b"printed this once" not in printed:
+        printed += await server.stdout.readline()
+    [password] = re.findall(r"^    (\S+)$", printed.decode(), re.MULTILINE)
+    url = await until_ready(server)
+    assert await signed_in(url, password) == 303
+    server.terminate()
+    await server.communicate()
+
+    again = await start("serve", "--port", "0", database_url=empty_database)
+    assert again.stdout is not None
+    assert b"running at" in await again.stdout.readline()
+    again.terminate()
+    await again.communicate()
+
+    code, out, _ = await run("console", "password", database_url=empty_database)
+    assert (code, out.strip() != password) == (0, True)
+    other = await start("serve", "--port", "0", database_url=empty_database)
+    url = await until_ready(other)
+    assert (await signed_in(url, password), await signed_in(url, out.strip())) == (401, 303)
+
+
+async def signed_in(url: str, secret: str) -> int:
+    """How the console answers to a token or password."""
+    async with httpx.AsyncClient(headers={"Sec-Fetch-Site": "same-origin"}) as client:
+        return (await client.post(f"{url}/console/login", data={"secret": secret})).status_code
+
+
 async def test_from_an_empty_database_to_a_delivered_message(
     run: Run, start: Start, empty_database: str, receiver: Receiver
 ) -> None:

@@ -7,16 +7,18 @@ import logging
 import socket
 from collections.abc import Callable
 from datetime import timedelta
+from ipaddress import ip_address
 from multiprocessing.synchronize import Semaphore
 
 from postroad import app, telemetry
+from postroad.console.passwords import hashed, new_password
 from postroad.dev import DEV_USERS
 from postroad.domain.tenant import token_hash
 from postroad.domain.token import is_damaged
 from postroad.errors import Misconfigured
 from postroad.server import BACKLOG
 from postroad.settings import Settings
-from postroad.store import data_keys, migrations, tenants, tokens, wall
+from postroad.store import data_keys, migrations, sessions, tenants, tokens, wall
 from postroad.store.engine import connected
 from postroad.supervisor import Supervisor
 
@@ -26,14 +28,19 @@ KEY_ROTATION_GUARD = timedelta(hours=1)
 """How soon keys may be rotated again: receivers that have not got the new pair by then are locked out."""
 
 
-def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until told to stop. Raises `Misconfigured` when something is missing or unsafe."""
+def run(settings: Settings, announce: Callable[[str], None], say_password: Callable[[str], None]) -> None:
+    """Serve until told to stop; on a first start without a token, `say_password` gets the operator's.
+
+    Raises `Misconfigured` when something is missing or unsafe.
+    """
     if settings.database_url is None:
         raise Misconfigured("serve needs POSTROAD_DATABASE_URL; `postroad dev` runs a PostgreSQL of its own")
     url = settings.database_url.get_secret_value()
     if settings.key_rotation_guard is None:
         settings = settings.model_copy(update={"key_rotation_guard": KEY_ROTATION_GUARD})
-    asyncio.run(prepare(settings, url))
+    password = asyncio.run(prepare(settings, url))
+    if password is not None:
+        say_password(password)
     if settings.workers > 1:
         _supervise(settings, url, announce)
         return
@@ -41,8 +48,11 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     app.serve(settings, url, listener, lambda: announce(_address(settings, listener)))
 
 
-async def prepare(settings: Settings, url: str) -> None:
-    """Check the schema, make the first tenant, accept the configured token, refuse the public ones."""
+async def prepare(settings: Settings, url: str) -> str | None:
+    """Check the schema, make the first tenant, accept the configured token, refuse the public ones.
+
+    Where nobody could sign in yet, make a password for the operator and give it.
+    """
     async with connected(url) as connection:
         await migrations.check(connection)
         if settings.row_level_security:
@@ -62,8 +72,20 @@ async def prepare(settings: Settings, url: str) -> None:
                 await tokens.add(connection, tenant_id, token, name="POSTROAD_TOKEN")
         public = {user.token for user in DEV_USERS if await tokens.exists(connection, user.token)}
         _refuse_public(settings, public)
-        if not await tokens.any_exists(connection):
-            _log.warning("nobody can publish yet: make a token with `postroad token create`, or set POSTROAD_TOKEN")
+        if await tokens.any_exists(connection):
+            return None
+        _log.warning("nobody can publish yet: make a token with `postroad token create`, or set POSTROAD_TOKEN")
+        if "api" not in settings.roles or await sessions.password(connection) is not None:
+            return None
+        if not _is_loopback(settings.host):
+            raise Misconfigured(
+                f"this server would be open to others at {settings.host} before anybody can sign in to it: set "
+                "POSTROAD_TOKEN, or make a token with `postroad token create`, or a password with "
+                "`postroad console password`"
+            )
+        password = new_password()
+        await sessions.set_password(connection, hashed(password))
+        return password
 
 
 def _refuse_public(settings: Settings, tokens: set[str]) -> None:
@@ -72,6 +94,13 @@ def _refuse_public(settings: Settings, tokens: set[str]) -> None:
             "this server would accept the public development tokens, which everybody knows: use another database and "
             "token, or set POSTROAD_ALLOW_DEV_CREDENTIALS=true"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _address(settings: Settings, listener: socket.socket | None) -> str:

@@ -12,6 +12,7 @@ import typer
 from postroad import __version__, settings, telemetry
 from postroad.cli import (
     apply,
+    console,
     dev_clock,
     dlq,
     doctor,
@@ -67,6 +68,7 @@ cli.command(rich_help_panel=_RUN)(doctor.doctor)
 cli.add_typer(tenants.commands, name="tenant", rich_help_panel=_RUN)
 cli.add_typer(tokens.commands, name="token", rich_help_panel=_RUN)
 cli.add_typer(keys.commands, name="keys", rich_help_panel=_RUN)
+cli.add_typer(console.commands, name="console", rich_help_panel=_RUN)
 cli.add_typer(encryption.commands, name="encryption", rich_help_panel=_RUN)
 
 
@@ -105,7 +107,14 @@ def serve(
 
     chosen = settings.load(port=port, host=host, roles=roles, workers=workers)
     telemetry.configure(level=chosen.log_level, json=chosen.log_format != "text")
-    production.run(chosen, announce=lambda address: typer.echo(f"Postroad is running at {address}"))
+    production.run(
+        chosen,
+        announce=lambda address: typer.echo(f"Postroad is running at {address}"),
+        say_password=lambda password: typer.echo(
+            f"\nNobody can sign in yet, so there is a password now for the operator's console:\n\n    {password}\n\n"
+            "It is printed this once; `postroad console password` makes another one.\n"
+        ),
+    )
 
 
 @cli.command(rich_help_panel=_RUN)

@@ -94,11 +94,11 @@ class Visit:
         """A connection that sees the things of this tenant and can change nothing."""
         return self.context.database.reading(self.session.caller.tenant_id)
 
-    async def get(self, path: str, **params: str | Sequence[str]) -> Any:
+    async def get(self, path: str, /, **params: str | Sequence[str]) -> Any:
         """What the API shows. Raises `ApiRefusedError`."""
         return (await self._inside.ask(self.session.caller, "GET", path, params=params)).document
 
-    async def find(self, path: str, **params: str | Sequence[str]) -> Any:
+    async def find(self, path: str, /, **params: str | Sequence[str]) -> Any:
         """... None where there is no such thing."""
         try:
             return await self.get(path, **params)
