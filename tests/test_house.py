@@ -100,6 +100,7 @@ DOCUMENTS = ["README", "CHANGELOG", "CONTRIBUTING", "SECURITY"] + [
         "architecture",
         "as-code",
         "cli",
+        "console",
         "glossary",
         "lifecycle",
         "operations",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import orjson
@@ -266,11 +267,22 @@ def _fields(text: str) -> dict[str, str]:
 
 def _command(search: Search, show: str) -> str:
     """The filter as options of `postroad logs`, where it has them."""
-    options = {"host": "--host", "url": "--url", "label": "--label", "queueName": "--queue", "state": "--state"}
+    options = {
+        "host": "--host",
+        "path": "--path",
+        "url": "--destination",
+        "label": "--label",
+        "queueName": "--queue",
+        "topicName": "--group",
+        "scheduleId": "--schedule",
+        "flowControlKey": "--flow-key",
+        "callerIp": "--caller-ip",
+        "state": "--state",
+    }
     values = {**search.params, **({"state": show} if show not in ("all", "unfinished") else {})}
     if not values or not set(values) <= set(options):
         return ""
-    return " ".join(f"{options[name]} {value}" for name, value in values.items())
+    return " ".join(f"{options[name]} {quote(value)}" for name, value in values.items())
 
 
 def _path(message_id: str) -> str:
