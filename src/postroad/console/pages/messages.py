@@ -189,13 +189,13 @@ async def _rows(
         return [_unfinished(view) for view in answer["messages"]], answer.get("cursor")
     if show != "all":
         params["state"] = show
+    if "state" in params:
+        # Messages by the events that match, the newest of these first, as they are now.
+        answer = await visit.get("/v2/events", trimBody="true", **params)
+        ids = list(dict.fromkeys(event["messageId"] for event in answer["events"]))
+        return await _known(visit, ids), answer.get("cursor")
     answer = await visit.get("/v2/events", groupBy="messageId", trimBody="true", **params)
-    rows = [_row(one["messageId"], one["events"]) for one in answer["messages"]]
-    if "state" in params and rows:
-        # With a filter there are the events that match only; the state is that of the message.
-        now = {row.id: row for row in await _known(visit, [row.id for row in rows])}
-        rows = [now.get(row.id, row) for row in rows]
-    return rows, answer.get("cursor")
+    return [_row(one["messageId"], one["events"]) for one in answer["messages"]], answer.get("cursor")
 
 
 async def _known(visit: Visit, ids: Sequence[str]) -> list[Row]:
