@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli_apply.conftest import Run, Write, got, state
 from tests.conftest import TOKEN, Running, Serve
-from tests.receiver import Receiver
+from tests.receiver import Receiver, status
 
 EVERYTHING = """
 schedules:
@@ -194,7 +194,7 @@ async def test_prune_deletes_what_the_file_does_not_have_but_only_of_the_kinds_i
     pruned = await run("apply", fewer, "--prune", "--yes")
 
     assert "3 more on the server are not in the file: --prune deletes them." in unpruned.out
-    assert "- delete queue slow: 1 messages in it are cancelled\n" in pruned.out
+    assert "- delete queue slow: 1 message in it is cancelled\n" in pruned.out
     assert "3 to delete, 1 unchanged.\nDone." in pruned.out
     assert [one["name"] for one in await got(server, "/v2/queues")] == ["mails"]
     assert len(await got(server, "/v2/schedules")) == 2
@@ -257,6 +257,77 @@ async def test_secrets_are_not_printed(run: Run, write: Write) -> None:
     assert "header X-Other    (hidden) → a ${MY_KEY}\n" in changed.out
 
 
+PRIVATE_KEY = 'begin "of" a key\nits-second-line/ü'
+
+
+async def test_a_secret_is_not_printed_in_the_form_that_json_or_an_error_gives_it(run: Run, write: Write) -> None:
+    text = "schedules: [{id: s, cron: '@daily', destination: 'http://127.0.0.1:9/', body: {key: '${MY_KEY}'}}]"
+    wrong = "schedules: [{id: s, cron: '@daily', destination: 'ftp://${MY_KEY}'}]"
+
+    created = await run("apply", write(text), MY_KEY=PRIVATE_KEY)
+    refused = await run("apply", write(wrong), MY_KEY=PRIVATE_KEY)
+    cut = await run("apply", write(wrong), MY_KEY="abc-" * 100)
+
+    assert '    body                 {"key":"${MY_KEY}"}\n' in created.out
+    assert "schedules[0].destination: got 'ftp://${MY_KEY}': endpoint has invalid scheme" in refused.error
+    assert "schedules[0].destination: got 'ftp://${MY_KEY}…': endpoint has invalid scheme" in cut.error
+    for part in ("begin", "second-line", "abc-"):
+        assert part not in created.out + refused.error + cut.error
+
+
+async def test_when_the_server_goes_away_half_way_it_is_said_what_was_made_and_what_was_not(
+    run: Run, write: Write, receiver: Receiver
+) -> None:
+    for listed in ("queues", "topics", "flowControl", "schedules"):
+        receiver.script(f"/v2/{listed}", status(200, b"[]"))
+    receiver.script("/v2/keys", status(200, b"{}"))
+    file = write("queues: [{name: a}, {name: b}]\ngroups: [{name: g, endpoints: ['http://127.0.0.1:9/']}]")
+
+    receiver.script("/v2/queues", status(200, b"[]"), status(200, b""), status(200, b"no QStash"))
+    result = await run("apply", file, QSTASH_URL=receiver.url(""))
+    receiver.script("/v2/queues", status(200, b"[]"), status(200, b""), status(200, b"no QStash"))
+    machine = await run("apply", file, "--json", QSTASH_URL=receiver.url(""))
+
+    assert "Done." not in result.out
+    assert "create queue b failed: what answers at " in result.error
+    assert "create group g failed: not tried any more" in result.error
+    assert "1 of 3 changes were made before: run it again for the others" in result.error
+    assert [step.get("error", "")[:12] for step in json.loads(machine.out)["steps"]] == [
+        "",
+        "what answers",
+        "not tried an",
+    ]
+    assert not json.loads(machine.out)["applied"]
+
+
+async def test_a_check_changes_nothing_and_says_by_its_exit_code_whether_there_is_anything_to_do(
+    run: Run, write: Write, server: Running
+) -> None:
+    file = write("queues: [{name: a}]")
+
+    before = await run("apply", file, "--check")
+    untouched = await state(server)
+    await run("apply", file)
+    after = await run("apply", file, "--check")
+    pruned = await run("apply", write("queues: []"), "--check", "--prune")
+
+    assert (before.code, after.code, pruned.code) == (7, 0, 7)
+    assert "+ create queue a" in before.out
+    assert untouched == [[], [], [], []]
+    assert [one["name"] for one in await got(server, "/v2/queues")] == ["a"]
+
+
+async def test_a_queue_with_a_name_that_no_path_can_hold_fails_alone(run: Run, write: Write, server: Running) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    await server.http.post("/v2/queues", json={"queueName": "..", "parallelism": 1}, headers=headers)
+
+    result = await run("apply", write("queues: [{name: a}]"), "--prune", "--yes")
+
+    assert "delete queue .. failed: '..' is no id and no name" in result.error
+    assert "1 of 2 changes failed, 1 were made" in result.error
+    assert [one["name"] for one in await got(server, "/v2/queues")] == ["..", "a"]
+
+
 async def test_json_is_the_plan_and_its_outcome(run: Run, write: Write) -> None:
     await run("apply", write("queues: [{name: a}, {name: b}]"))
 
@@ -290,7 +361,7 @@ async def test_what_policy_refuses_names_the_setting_and_keeps_the_rest_from_bei
     assert "create schedule s failed: invalid destination url: " in result.error
     assert "POSTROAD_DESTINATIONS" in result.error
     assert "delete queue old failed: left alone, because something before it failed" in result.error
-    assert "2 of 3 changes failed, the others were made" in result.error
+    assert "2 of 3 changes failed, 1 were made" in result.error
     assert [one["name"] for one in await got(public, "/v2/queues")] == ["new", "old"]
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from postroad.cli.as_code import sections
 from postroad.cli.as_code.document import Document, InvalidFile
-from tests.cli_apply.conftest import Run, Write, state
+from tests.cli_apply.conftest import Run, Write, got, state
 from tests.conftest import Running
 
+_TENFOLD = [(number, ", ".join([f"*a{number - 1}"] * 10)) for number in range(1, 12)]
+BOMB = "\n".join(["x-0: &a0 [x]", *(f"x-{number}: &a{number} [{aliases}]" for number, aliases in _TENFOLD)])
+MERGE_BOMB = "\n".join(
+    ["x-0: &a0 {k: v}", *(f"x-{number}: &a{number} {{<<: [{aliases}]}}" for number, aliases in _TENFOLD)]
+)
 SCHEDULE = "id: s, cron: '@daily', destination: 'https://example.com/'"
 
 
@@ -64,6 +71,17 @@ SCHEDULE = "id: s, cron: '@daily', destination: 'https://example.com/'"
         ),
         (f"schedules: [{{{SCHEDULE}, headers: {{X: yes}}}}]", "headers.X: expected a text, got yes; put it in quotes"),
         (f'schedules: [{{{SCHEDULE}, headers: {{X: "a\\nb"}}}}]', "headers.X: expected a header value in Latin-1"),
+        (
+            f"schedules: [{{{SCHEDULE}, body: {{country: NO}}}}]",
+            "schedules[0].body.country: YAML reads NO as false: write false, or put NO in quotes",
+        ),
+        (f"schedules: [{{{SCHEDULE}, body: [12:30]}}]", "body[0]: YAML reads 12:30 as 750"),
+        (f"schedules: [{{{SCHEDULE}, body: [1_0.5]}}]", "body[0]: YAML reads 1_0.5 as 10.5"),
+        (f"schedules: [{{{SCHEDULE}, body: [.nan]}}]", "body[0]: expected a number that JSON can write, got .nan"),
+        ("queues: [{name: a, parallelism: 010}]", "queues[0].parallelism: YAML reads 010 as 8: write 8, or put 010"),
+        ("queues: [{name: 1e3}]", "queues[0].name: expected a text, got 1e3; put it in quotes"),
+        ("queues: [{name: '..'}]", "queues[0].name: got '..', expected more than dots"),
+        (f"schedules: [{{{SCHEDULE}, labels: ['日本']}}]", "schedules[0].labels: expected labels in Latin-1"),
         (f"schedules: [{{{SCHEDULE}, body: 5}}]", "schedules[0].body: expected a text, an object or a list, got 5"),
         (f"schedules: [{{{SCHEDULE}, flowControl: {{key: k}}}}]", "expected a rate, a parallelism, or both"),
         (f"schedules: [{{{SCHEDULE}, labels: 'a,b'}}]", "schedules[0].labels: expected labels without commas"),
@@ -82,9 +100,13 @@ SCHEDULE = "id: s, cron: '@daily', destination: 'https://example.com/'"
         ),
         ("queues: [{name: '${NOT_THERE}'}]", "queues[0].name: the environment variable NOT_THERE is not set"),
         ("queues: [{name: '${not there}'}]", "names no variable; ${NAME} does, $${ is a plain ${"),
+        ("queues: [{name: '${EMPTY}'}]", "queues[0].name: the environment variable EMPTY is empty"),
+        ("queues: []\n---\nqueues: []", "line 2, the file: no valid YAML: expected a single document in the stream"),
         ("queues: [1,\n", "line 2, the file: no valid YAML: "),
         ("a: &a [*a]", "a[0]: an alias that holds itself"),
         ("queues: [{name: !thing x}]", "queues[0].name: the tag '!thing' is not supported"),
+        (BOMB, "the file: with its aliases written out it has more than 1000000 values"),
+        (MERGE_BOMB, "the file: with its aliases written out it has more than 1000000 values"),
         ("[" * 5000, "no valid YAML: it is nested too deeply"),
         ("hello", "line 1, the file: expected an object with queues, groups, flow, schedules, got 'hello'"),
     ],
@@ -98,7 +120,7 @@ def test_a_mistake_is_told_with_its_place_and_what_was_expected(text: str, said:
 
 
 def _check(text: str) -> None:
-    document = Document("postroad.yaml", {})
+    document = Document("postroad.yaml", {"EMPTY": ""})
     sections.read(document, document.read(text))
     document.check()
 
@@ -136,6 +158,16 @@ queues:
     ]
     assert schedules[0]["body"] == "${name} costs 5 $ {x}"
     assert queue["parallelism"] == 7
+
+
+async def test_what_json_writes_in_its_own_way_is_read_as_json(run: Run, write: Write, server: Running) -> None:
+    body = r'{"smile": "\ud83d\ude00", "much": 1e3, "less": 1.5E-2, "path": "a\/b", "none": null, "=": "="}'
+    text = f'{{"schedules": [{{"id": "s", "cron": "@daily", "destination": "http://127.0.0.1:9/", "body": {body}}}]}}'
+
+    result = await run("apply", write(text, "postroad.json"))
+
+    assert (result.code, result.error) == (0, "")
+    assert json.loads((await got(server, "/v2/schedules/s"))["body"]) == json.loads(body)
 
 
 async def test_an_empty_file_does_nothing(run: Run, write: Write) -> None:

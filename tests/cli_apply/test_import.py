@@ -7,10 +7,13 @@ from base64 import b64encode
 
 import pytest
 
+from postroad.domain.tenant import Access
+from postroad.store.engine import Connection
 from tests.cli_apply.conftest import OTHER_TOKEN, Run, Write, got, state
 from tests.cli_apply.test_apply import EVERYTHING
 from tests.conftest import TOKEN, Running
 from tests.receiver import Receiver, status
+from tests.security.test_tokens import a_token
 
 UNREDACTED = EVERYTHING.replace("    redact: [body]\n", "")
 TIMES = {"createdAt", "updatedAt", "nextScheduleTime", "lastScheduleTime"}
@@ -122,6 +125,37 @@ async def test_what_a_qstash_leaves_out_has_its_default(run: Run, server: Runnin
     assert keys == []
     assert {request.header("Authorization") for request in receiver.requests()} == {"Bearer theirs"}
     assert {request.method for request in receiver.requests()} == {"GET"}
+
+
+async def test_what_cannot_come_along_is_said_and_the_rest_comes(run: Run, server: Running, receiver: Receiver) -> None:
+    schedule = {
+        "scheduleId": "s", "cron": "@daily", "destination": "http://127.0.0.1:9/", "createdAt": 1, "method": "POST",
+        "retries": 3, "header": {"Host": ["a.example.com"], "X-A": ["1"]}, "body": "{}",
+    }  # fmt: skip
+    foreign = {**schedule, "scheduleId": "t", "header": {"X-Name": ["日本"]}}
+    receiver.script("/v2/schedules", status(200, json.dumps([foreign, schedule]).encode()))
+    arguments = ("import", "--from", receiver.url(""), "--from-token", "theirs", "--only", "schedules")
+
+    result = await run(*arguments)
+    again = await run(*arguments)
+
+    assert "+ create schedule s: without Host, which Postroad does not forward\n" in result.out
+    assert "create schedule t failed: a header cannot hold '日本'" in result.error
+    assert (await got(server, "/v2/schedules/s"))["header"] == {"X-A": ["1"]}
+    assert "  unchanged schedule s\n" in again.out
+
+
+async def test_a_token_that_sees_no_payloads_is_refused(
+    run: Run, write: Write, server: Running, connection: Connection
+) -> None:
+    token = await a_token(connection, Access.METADATA)
+
+    imported = await run("import", "--from", server.url, "--from-token", token, QSTASH_TOKEN=OTHER_TOKEN)
+    planned = await run("apply", write("queues: []"), "--dry-run", QSTASH_TOKEN=token)
+
+    said = f"the token for {server.url} is for metadata and sees no headers and bodies: take one that does"
+    assert said in imported.error
+    assert said in planned.error
 
 
 async def test_errors_say_which_side_they_come_from(

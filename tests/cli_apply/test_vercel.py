@@ -72,6 +72,34 @@ async def test_prune_deletes_only_what_an_earlier_vercel_apply_has_made_for_this
     assert len(await got(server, "/v2/queues")) == 1
 
 
+async def test_a_file_without_its_last_cron_job_has_none_and_what_vercel_may_add_is_passed_over(
+    run: Run, write: Write, server: Running
+) -> None:
+    more = '{"crons": [{"path": "/a", "schedule": "@daily", "description": "new at Vercel"}], "regions": ["fra1"]}'
+    made = await run("apply", write(more, "vercel.json"), *BASE)
+    one = await got(server, "/v2/schedules")
+
+    pruned = await run("apply", write('{"regions": ["fra1"]}', "vercel.json"), *BASE, "--prune", "--yes")
+
+    assert (made.code, len(one)) == (0, 1)
+    assert (pruned.code, pruned.error) == (0, "")
+    assert await got(server, "/v2/schedules") == []
+
+
+async def test_a_secret_that_no_header_can_carry_is_refused_before_anything_is_changed(
+    run: Run, write: Write, server: Running
+) -> None:
+    file = write(VERCEL, "vercel.json")
+
+    broken = await run("apply", file, *BASE, CRON_SECRET="one-line\nanother-line")
+    empty = await run("apply", file, *BASE, CRON_SECRET="")
+
+    assert "the environment variable CRON_SECRET cannot be sent: expected a header value in Latin-1" in broken.error
+    assert "-line" not in broken.error
+    assert "the environment variable CRON_SECRET is empty: unset it" in empty.error
+    assert await state(server) == [[], [], [], []]
+
+
 async def test_mistakes_in_it_are_told_with_their_places(run: Run, write: Write, server: Running) -> None:
     text = '{\n"crons": [\n{"path": "api", "schedule": "61 5 * * *"},\n{"path": "/a", "cron": "@daily"}\n]\n}'
 

@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from postroad.cli.exits import ExitCode
+from postroad.cli.remote import Unreachable
 from postroad.errors import InvalidDestination, Misconfigured, PostroadError
 
 if TYPE_CHECKING:
@@ -24,19 +27,30 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 Json = Annotated[bool, typer.Option("--json", help="Print the plan and its outcome as JSON.")]
 
 
+Check = Annotated[bool, typer.Option("--check", help="As --dry-run, with exit code 7 if there is anything to do.")]
+
+
 class NotAllApplied(PostroadError):
     """Some of what was planned was refused; the rest was done."""
 
     def __init__(self, failed: int, planned: int) -> None:
         super().__init__(
-            f"{failed} of {planned} changes failed, the others were made; run it again when that is mended"
+            f"{failed} of {planned} changes failed, {planned - failed} were made; run it again when that is mended"
         )
+
+
+class Interrupted(Unreachable):
+    """The server could not be reached any more while the plan was made."""
+
+    def __init__(self, error: Unreachable, made: int, planned: int) -> None:
+        super().__init__(f"{error}; {made} of {planned} changes were made before: run it again for the others")
 
 
 def apply(
     file: Annotated[Path, typer.Argument(help="A YAML file, a vercel.json, or - for standard input.")],
     prune: Annotated[bool, typer.Option("--prune", help="Delete what the file does not have.")] = False,
     dry_run: DryRun = False,
+    check: Check = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before something is deleted.")] = False,
     as_json: Json = False,
     base_url: Annotated[
@@ -56,12 +70,15 @@ def apply(
 
     wanted, doomed, hidden = _wanted(file, base_url)
     remote = Remote(url, token)
+    wire.check_sight(remote)
     keys = [one.name for one in wanted.get("flow key", ())]
     present = wire.present(remote, wanted.keys(), keys=keys)
     planned = plan.steps(_in_order(wanted), present, doomed=doomed if prune else _nothing)
     spared = 0 if prune else len(plan.steps(_in_order(wanted), present, doomed=doomed)) - len(planned)
     note = f"{spared} more on the server are not in the file: --prune deletes them" if spared else ""
-    _carry_out(remote, planned, dry_run=dry_run, yes=yes, as_json=as_json, hidden=hidden, note=note)
+    _carry_out(remote, planned, dry_run=dry_run or check, yes=yes, as_json=as_json, hidden=hidden, note=note)
+    if check and any(step.is_work for step in planned):
+        raise typer.Exit(ExitCode.DIFFERENT)
 
 
 def import_(
@@ -94,26 +111,45 @@ def import_(
     if there.url == here.url and source_token == (token or os.environ.get("QSTASH_TOKEN")):
         raise Misconfigured(f"--from is {there.url}, which is where it would be imported: set QSTASH_URL or --url")
     try:
+        wire.check_sight(there)
         found = wire.present(there, kinds)
     except Rejected as error:
         words = str(error).removesuffix(f" (HTTP {error.status})")
         reason = "it does not know the token of --from-token" if error.status == 401 else words
         raise Rejected(error.status, f"{there.url} cannot be read: {reason}") from None
-    wanted = [one for kind in kinds for one in found[kind].values() if plan.is_there(one)]
+    wanted, lost = _wanted_there(found)
     keys = [one.name for one in wanted if one.kind == "flow key"]
     planned = [
-        _readable(step) for step in plan.steps(wanted, wire.present(here, kinds, keys=keys), overwrite=overwrite)
+        _readable(step, lost) for step in plan.steps(wanted, wire.present(here, kinds, keys=keys), overwrite=overwrite)
     ]
     kept = sum(step.action is plan.Action.KEEP for step in planned)
     note = f"{kept} are here and differ, and are kept: --overwrite changes them" if kept else ""
     _carry_out(here, planned, dry_run=dry_run, yes=True, as_json=as_json, hidden=_as_is, note=note)
 
 
-def _readable(step: Step) -> Step:
-    """The step, unless the other side shows only hashes of what it would need."""
+def _wanted_there(found: Mapping[Kind, Mapping[str, Resource]]) -> tuple[list[Resource], Mapping[str, list[str]]]:
+    """What is to be brought here, and by the names of schedules the headers of theirs that stay behind."""
     from postroad.cli.as_code import plan
     from postroad.cli.as_code.resource import Schedule
 
+    wanted: list[Resource] = []
+    lost: dict[str, list[str]] = {}
+    for one in (one for resources in found.values() for one in resources.values() if plan.is_there(one)):
+        if isinstance(one, Schedule):
+            schedule, lost[one.name] = one.sendable()
+            wanted.append(schedule)
+        else:
+            wanted.append(one)
+    return wanted, lost
+
+
+def _readable(step: Step, left: Mapping[str, list[str]]) -> Step:
+    """The step with what of it stays behind, unless the other side shows only hashes of what it would need."""
+    from postroad.cli.as_code import plan
+    from postroad.cli.as_code.resource import Schedule
+
+    if isinstance(step.wanted, Schedule) and step.changes and (names := left[step.wanted.name]):
+        step = replace(step, note=f"without {', '.join(names)}, which Postroad does not forward")
     lost = step.wanted.unreadable() if isinstance(step.wanted, Schedule) and step.changes else []
     if not lost:
         return step
@@ -134,7 +170,7 @@ def _wanted(
     is_json = file.suffix == ".json"
     document = Document("standard input" if str(file) == "-" else file.name, {} if is_json else os.environ)
     root = document.read(text.replace("\t", " ") if is_json else text)
-    if not vercel.is_vercel(root):
+    if not vercel.is_vercel(root, file.name):
         if base_url is not None:
             raise typer.BadParameter("it is for the crons of a vercel.json", param_hint="--base-url")
         wanted = sections.read(document, root).resources
@@ -216,6 +252,9 @@ def _carry_out(
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     elif work and not failures:
         typer.echo("Nothing was changed: this was a dry run." if dry_run else "Done.")
+    for one in failures:
+        if one.lost is not None:
+            raise Interrupted(one.lost, len(work) - len(failures), len(work))
     if failures:
         raise NotAllApplied(len(failures), len(work))
 

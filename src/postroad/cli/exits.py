@@ -15,10 +15,12 @@ class ExitCode(IntEnum):
     CANCELED = 4
     NOT_ENDED = 5
     UNREACHABLE = 6
+    DIFFERENT = 7
 
 
 MEANINGS = """\
-Exit codes: 0 done, 1 refused or not possible, 2 wrong usage, 6 the server cannot be reached.
+Exit codes: 0 done, 1 refused or not possible, 2 wrong usage, 6 the server cannot be reached,
+7 apply --check has found something to do.
 
 When a message is looked at or waited for: 0 completed, 3 failed, 4 canceled, 5 not ended, or not in time.
 """

@@ -9,13 +9,20 @@ from typing import Any
 
 import yaml
 
+from postroad.cli.as_code.secret import Secrets
 from postroad.errors import PostroadError, shown
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+_TEXTS = {f"tag:yaml.org,2002:{name}" for name in ("str", "timestamp", "value", "merge")}
+_SCALARS = _TEXTS | {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null")}
 _MERGE = "tag:yaml.org,2002:merge"
-_LEAST_SECRET_LENGTH = 6
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?[eE][-+]?[0-9]+")
+"""A number in JSON and YAML 1.2, and a text in YAML 1.1, which reads the file."""
+_PAIR = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
+
+MOST_VALUES = 1_000_000
+"""Of a file with its aliases written out: a few lines of them could be more than any memory holds."""
 
 Scalar = str | int | float | bool | None
 
@@ -55,8 +62,8 @@ class Document:
     name: str
     environment: Mapping[str, str]
     faults: list[Fault] = field(default_factory=list)
-    secrets: dict[str, str] = field(default_factory=dict)
-    """What came from the environment, with the names of the variables; it is not printed."""
+    secrets: Secrets = field(default_factory=Secrets)
+    """What came from the environment; it is not printed."""
 
     def fault(self, entry: Entry, reason: str) -> None:
         """Remember what is wrong with an entry."""
@@ -65,7 +72,8 @@ class Document:
     def check(self) -> None:
         """Raise `InvalidFile` if anything is wrong so far."""
         if self.faults:
-            raise InvalidFile(self.name, self.faults)
+            told = {Fault(one.line, one.path, self.hidden(one.reason)): None for one in self.faults}
+            raise InvalidFile(self.name, list(told))
 
     def read(self, text: str) -> Entry:
         """The root of the file. Raises `InvalidFile` for what is no YAML at all."""
@@ -74,11 +82,16 @@ class Document:
             node = loader.get_single_node()
             if node is None:
                 return Entry({}, "", 1)
+            if _size(node, {}) > MOST_VALUES:
+                raise InvalidFile(
+                    self.name, [Fault(1, "", f"with its aliases written out it has more than {MOST_VALUES} values")]
+                )
             return self._entry(loader, node, "", ())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark is not None else 1
-            raise InvalidFile(self.name, [Fault(line, "", f"no valid YAML: {error.problem}")]) from None
+            problem = ": ".join(part for part in (error.context, error.problem) if part)
+            raise InvalidFile(self.name, [Fault(line, "", f"no valid YAML: {problem}")]) from None
         except (yaml.YAMLError, RecursionError) as error:
             is_deep = isinstance(error, RecursionError)
             reason = "it is nested too deeply" if is_deep else str(error).partition("\n")[0]
@@ -86,9 +99,7 @@ class Document:
 
     def hidden(self, text: str) -> str:
         """The text with what came from the environment replaced by the names of the variables."""
-        for secret, name in sorted(self.secrets.items(), key=lambda one: -len(one[0])):
-            text = text.replace(secret, f"${{{name}}}")
-        return text
+        return self.secrets.hidden(text)
 
     def _entry(self, loader: Any, node: yaml.Node, path: str, above: tuple[yaml.Node, ...]) -> Entry:
         line = node.start_mark.line + 1
@@ -134,8 +145,11 @@ class Document:
         if tag not in _SCALARS:
             self.faults.append(Fault(line, path, f"the tag {shown(tag)} is not supported"))
             return Entry(text, path, line, text)
-        if tag.endswith((":str", ":timestamp")):
-            return Entry(text, path, line, text)
+        # A file in JSON writes what is beyond the first 65536 characters as two.
+        text = _PAIR.sub(lambda found: found[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+        if tag in _TEXTS:
+            is_number = node.style is None and _EXPONENT.fullmatch(text)
+            return Entry(float(text) if is_number else text, path, line, text)
         try:
             return Entry(loader.construct_object(yaml.ScalarNode(tag, text)), path, line, text)
         except (ValueError, KeyError, yaml.YAMLError):  # such as an explicit !!int before a word
@@ -155,10 +169,21 @@ class Document:
         if value is None:
             self.faults.append(Fault(line, path, f"the environment variable {name} is not set"))
             return ""
-        if len(value) >= _LEAST_SECRET_LENGTH:
-            self.secrets[value] = name
+        if not value:  # as CI systems give secrets that are not there
+            self.faults.append(Fault(line, path, f"the environment variable {name} is empty"))
+        self.secrets.add(value, name)
         return value
 
 
 def _below(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node is with its aliases written out; one that holds itself counts once."""
+    if id(node) not in known:
+        known[id(node)] = 0
+        children = node.value if not isinstance(node, yaml.ScalarNode) else ()
+        parts = [part for one in children for part in (one if isinstance(one, tuple) else (one,))]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from difflib import get_close_matches
@@ -15,6 +17,8 @@ from postroad.domain.headers import check_name, check_value, is_forwardable
 from postroad.errors import InvalidDestination, InvalidValue, shown
 
 T = TypeVar("T")
+
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 
 
 class Fields:
@@ -56,6 +60,13 @@ class Fields:
         """A text that must be there; an empty one stands for a fault."""
         return self.text(name, required=True) or ""
 
+    def name(self, field: str, parse: Callable[[str], str]) -> str:
+        """A name that is a segment of a path, where dots alone would mean another path; empty for a fault."""
+        name = self.parsed(field, parse, required=True) or ""
+        if name in (".", ".."):
+            self.fault(field, f"got {shown(name)}, expected more than dots")
+        return name
+
     def parsed(self, name: str, parse: Callable[[str], T], *, required: bool = False) -> T | None:
         """A text that a parser of the domain reads."""
         text = self.text(name, required=required)
@@ -77,6 +88,8 @@ class Fields:
         if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not least <= entry.value < 2**31:
             self.document.fault(entry, f"expected a whole number of {least} or more, got {described(entry)}")
             return None
+        if (doubt := doubtful(entry)) is not None:
+            self.document.fault(entry, doubt)
         return entry.value
 
     def flag(self, name: str) -> bool:
@@ -152,6 +165,23 @@ def text_of(document: Document, entry: Entry, *, empty: bool = False) -> str | N
         document.fault(entry, "expected a text that is not empty")
         return None
     return entry.text
+
+
+def doubtful(entry: Entry) -> str | None:
+    """What is to be said of a scalar that YAML reads as another one than many who write it: NO, 010, 12:30, 1_000."""
+    value, text = entry.value, entry.text
+    match value:
+        case bool() if text.lower() not in ("true", "false"):
+            meant = str(value).lower()
+        case int() if not isinstance(value, bool) and not _DECIMAL.fullmatch(text):
+            meant = str(value)
+        case float() if not math.isfinite(value):
+            return f"expected a number that JSON can write, got {text}{_quotes(entry)}"
+        case float() if "_" in text or ":" in text:
+            meant = str(value)
+        case _:
+            return None
+    return f"YAML reads {text} as {meant}: write {meant}, or put {text} in quotes"
 
 
 def described(entry: Entry) -> str:

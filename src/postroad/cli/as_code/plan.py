@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from postroad.cli.as_code import wire
 from postroad.cli.as_code.resource import Facts, FlowKey, Kind, Queue, Resource
-from postroad.cli.remote import Rejected, Remote
+from postroad.cli.remote import Rejected, Remote, Unreachable, Unsendable
 
 Fact = str | int | bool | None
 
@@ -59,10 +59,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that the server refused, in its words."""
+    """A step that was not made, or not as a whole, and why; with the error after which nothing more was tried."""
 
     step: Step
     reason: str
+    lost: Unreachable | None = None
 
 
 def steps(
@@ -84,10 +85,17 @@ def steps(
 
 
 def make(remote: Remote, planned: Iterable[Step]) -> Iterator[Step | Failure]:
-    """Make the steps, and tell of each how it went. After a failure nothing is deleted any more."""
+    """Make the steps, and tell of each how it went. After a failure nothing is deleted any more.
+
+    Once the server cannot be reached nothing is tried any more.
+    """
     failed = False
+    lost: Unreachable | None = None
     for step in planned:
         if not step.is_work:
+            continue
+        if lost is not None:
+            yield Failure(step, "not tried any more", lost)
             continue
         if failed and step.action is Action.DELETE:
             yield Failure(step, "left alone, because something before it failed")
@@ -97,9 +105,12 @@ def make(remote: Remote, planned: Iterable[Step]) -> Iterator[Step | Failure]:
                 wire.remove(remote, step.resource)
             else:
                 wire.bring_about(remote, step.wanted, step.present)
-        except Rejected as error:
+        except (Rejected, Unsendable) as error:
             failed = True
             yield Failure(step, str(error))
+        except Unreachable as error:  # whether this step was made is not known; another run finds out
+            lost = error
+            yield Failure(step, str(error), error)
         else:
             yield step
 
@@ -136,7 +147,7 @@ def _differences(before: Facts, after: Facts) -> Iterator[Change]:
 def _loss(resource: Resource) -> str:
     match resource:
         case Queue(lag=lag) if lag:
-            return f"{lag} messages in it are cancelled"
+            return "1 message in it is cancelled" if lag == 1 else f"{lag} messages in it are cancelled"
         case FlowKey():
             return "what is pinned is unpinned, and it is resumed"
         case _:

@@ -32,7 +32,7 @@ _COUNTED = {
     Action.SKIP: "skipped",
     Action.UNCHANGED: "unchanged",
 }
-_SECRET = re.compile(r"authorization|cookie|secret|token|password|signature|api-?key|auth", re.IGNORECASE)
+_SECRET = re.compile(r"auth|cookie|secret|token|passw|pwd|signature|key|credential|session|bearer|jwt", re.IGNORECASE)
 _MOST_CHARACTERS = 80
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
 
 from postroad.domain.duration import format_duration
-from postroad.domain.headers import canonical
+from postroad.domain.headers import canonical, is_forwardable
 from postroad.domain.redaction import parse_redaction, redacted_body
 
 Kind = Literal["queue", "group", "flow key", "schedule"]
@@ -196,6 +196,11 @@ class Schedule:
     def unreadable(self) -> list[str]:
         """The fields of which a server has told no more than a hash."""
         return [name for name, value in self.facts().items() if isinstance(value, str) and value.startswith(REDACTED)]
+
+    def sendable(self) -> tuple[Schedule, list[str]]:
+        """The schedule without headers that Postroad does not forward, and the names of these."""
+        left = {name: value for name, value in self.headers.items() if is_forwardable(name.lower())}
+        return replace(self, headers=left), [name for name in self.headers if name not in left]
 
     def _shown(self, headers: Headers) -> Headers:
         if self.redact is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from postroad.cli.as_code import wire
 from postroad.cli.as_code.document import Document, Entry
-from postroad.cli.as_code.fields import Fields, described
+from postroad.cli.as_code.fields import Fields, described, doubtful
 from postroad.cli.as_code.resource import (
     DEFAULT_METHOD,
     DEFAULT_RETRIES,
@@ -105,7 +105,7 @@ def _names(root: Entry) -> Iterable[str]:
 def _queue(document: Document, entry: Entry) -> Queue:
     fields = Fields(document, entry, ("name", "parallelism", "paused"))
     return Queue(
-        fields.parsed("name", parse_queue_name, required=True) or "",
+        fields.name("name", parse_queue_name),
         parallelism=fields.integer("parallelism", least=1) or 1,
         paused=fields.flag("paused"),
     )
@@ -113,7 +113,7 @@ def _queue(document: Document, entry: Entry) -> Queue:
 
 def _group(document: Document, entry: Entry) -> Group:
     fields = Fields(document, entry, ("name", "endpoints", "headers"))
-    name = fields.parsed("name", parse_group_name, required=True) or ""
+    name = fields.name("name", parse_group_name)
     endpoints: dict[str, str | None] = {}
     for one in fields.entries("endpoints"):
         url, label = _endpoint(document, one)
@@ -167,7 +167,7 @@ def _schedule(document: Document, entry: Entry) -> Schedule:
     before = len(document.faults)
     retries = fields.integer("retries", least=0)
     schedule = Schedule(
-        fields.parsed("id", parse_schedule_id, required=True) or "",
+        fields.name("id", parse_schedule_id),
         cron=_cron(fields),
         destination=_destination(fields),
         method=_method(fields),
@@ -238,15 +238,18 @@ def _body(fields: Fields) -> tuple[bytes, str | None]:
     if not isinstance(entry.value, dict | list):
         fields.fault("body", f"expected a text, an object or a list, got {described(entry)}")
         return b"", None
-    return json.dumps(_plain(entry), ensure_ascii=False, separators=(",", ":")).encode(), "application/json"
+    content = json.dumps(_plain(fields.document, entry), ensure_ascii=False, separators=(",", ":"))
+    return content.encode(errors="replace"), "application/json"
 
 
-def _plain(entry: Entry) -> Any:
+def _plain(document: Document, entry: Entry) -> Any:
     match entry.value:
         case dict() as fields:
-            return {name: _plain(one) for name, one in fields.items()}
+            return {name: _plain(document, one) for name, one in fields.items()}
         case list() as items:
-            return [_plain(one) for one in items]
+            return [_plain(document, one) for one in items]
+    if (doubt := doubtful(entry)) is not None:
+        document.fault(entry, doubt)
     return entry.value
 
 
@@ -280,6 +283,9 @@ def _period(fields: Fields) -> int | None:
 
 def _labels(fields: Fields) -> tuple[str, ...]:
     texts = [text.strip() for text in fields.texts("labels")]
+    if any(not text.isprintable() or max(text, default="") > "\xff" for text in texts):
+        fields.fault("labels", "expected labels in Latin-1, as a header carries them")
+        return ()
     if any("," in text for text in texts):
         fields.fault("labels", "expected labels without commas, as a list")
     return tuple(dict.fromkeys(texts))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import assert_never
-from urllib.parse import quote
 
 import httpx
 
 from postroad.cli.as_code.resource import FlowKey, Group, Kind, Limits, Queue, Resource, Schedule
-from postroad.cli.remote import Rejected, Remote
+from postroad.cli.remote import Rejected, Remote, Unreachable, segment
 from postroad.errors import PostroadError
 
 FIELDS = {
@@ -45,6 +44,18 @@ def present(remote: Remote, kinds: Collection[Kind], *, keys: Sequence[str] = ()
         raise NotUnderstood(remote.url, error) from error
 
 
+def check_sight(remote: Remote) -> None:
+    """Raise `Rejected` for a token that sees no payloads: all headers and bodies would seem to be empty."""
+    try:
+        remote.call("GET", "/v2/keys")
+    except Rejected as error:
+        if error.status == httpx.codes.FORBIDDEN and "metadata" in str(error):
+            reason = f"the token for {remote.url} is for metadata and sees no headers and bodies: take one that does"
+            raise Rejected(error.status, reason) from None
+    except Unreachable:
+        return  # what is read next tells
+
+
 def bring_about(remote: Remote, wanted: Resource, before: Resource | None) -> None:
     """Make a resource, or change what is there into it."""
     match wanted:
@@ -64,13 +75,13 @@ def remove(remote: Remote, resource: Resource) -> None:
     """Delete a resource. A flow-control key stays, with nothing pinned or paused."""
     match resource:
         case Queue():
-            remote.call("DELETE", f"/v2/queues/{_segment(resource.name)}")
+            remote.call("DELETE", f"/v2/queues/{segment(resource.name)}")
         case Group():
-            remote.call("DELETE", f"/v2/topics/{_segment(resource.name)}")
+            remote.call("DELETE", f"/v2/topics/{segment(resource.name)}")
         case FlowKey():
             _bring_about_flow_key(remote, FlowKey(resource.name), resource)
         case Schedule():
-            remote.call("DELETE", f"/v2/schedules/{_segment(resource.name)}")
+            remote.call("DELETE", f"/v2/schedules/{segment(resource.name)}")
         case _:
             assert_never(resource)
 
@@ -122,7 +133,7 @@ def _present(remote: Remote, kinds: Collection[Kind], keys: Sequence[str]) -> di
 
 def _flow_key(remote: Remote, key: str) -> FlowKey | None:
     try:
-        return FlowKey.of_view(remote.call("GET", f"/v2/flowControl/{_segment(key)}"))
+        return FlowKey.of_view(remote.call("GET", f"/v2/flowControl/{segment(key)}"))
     except Rejected as error:
         if error.status == 404:
             return None
@@ -131,7 +142,7 @@ def _flow_key(remote: Remote, key: str) -> FlowKey | None:
 
 def _bring_about_group(remote: Remote, wanted: Group, before: Group | None) -> None:
     endpoints = before.endpoints if before is not None else {}
-    path = f"/v2/topics/{_segment(wanted.name)}"
+    path = f"/v2/topics/{segment(wanted.name)}"
     if wanted.endpoints != endpoints:
         remote.call("POST", f"{path}/endpoints", json={"endpoints": _endpoints(wanted, wanted.endpoints)})
         # A known URL keeps its name where none is given, so what is to lose its name is taken out and added again.
@@ -151,7 +162,7 @@ def _endpoints(group: Group, urls: Collection[str]) -> list[dict[str, str]]:
 
 
 def _bring_about_flow_key(remote: Remote, wanted: FlowKey, before: FlowKey) -> None:
-    path = f"/v2/flowControl/{_segment(wanted.name)}"
+    path = f"/v2/flowControl/{segment(wanted.name)}"
     limits = {
         name: value
         for name in ("parallelism", "rate", "period")
@@ -174,13 +185,11 @@ def _bring_about_flow_key(remote: Remote, wanted: FlowKey, before: FlowKey) -> N
 
 
 def _bring_about_schedule(remote: Remote, wanted: Schedule, before: Schedule | None) -> None:
-    path = f"/v2/schedules/{_segment(wanted.name)}"
+    path = f"/v2/schedules/{segment(wanted.name)}"
     facts = {**wanted.facts(), "paused": None}
     if before is None or {**before.facts(), "paused": None} != facts:
         fields = [("Upstash-Cron", wanted.cron), ("Upstash-Schedule-Id", wanted.name), *publish_fields(wanted)]
-        # Several lines, in the encoding of header values; a text alone would have to be ASCII.
-        headers = httpx.Headers(fields, encoding="latin-1")
-        remote.call("POST", f"/v2/schedules/{wanted.destination}", headers=headers, body=wanted.body)
+        remote.call("POST", f"/v2/schedules/{wanted.destination}", headers=dict(fields), body=wanted.body)
         is_paused = False
     else:
         is_paused = before.paused
@@ -195,7 +204,3 @@ def _limits(limits: Limits) -> str:
 
 def _seconds(value: int | None) -> str | None:
     return None if value is None else f"{value}s"
-
-
-def _segment(name: str) -> str:
-    return quote(name, safe="")
