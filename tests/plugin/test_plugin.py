@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from postroad.testing.process import NotStarted, ServerProcess
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,7 @@ filterwarnings = error
 SUITE = """
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -132,6 +135,27 @@ def test_many_messages_in_a_queue_are_all_waited_for(postroad_server: PostroadSe
     assert [one.path for one in postroad_server.receiver.requests] == [f"/{n}" for n in range(120)]
 
 
+def test_what_comes_all_at_once_arrives_at_once(postroad_server: PostroadServer) -> None:
+    url = postroad_server.receiver.url
+    for start in range(0, 300, 100):
+        items = [{"destination": f"{url}/{n}"} for n in range(start, start + 100)]
+        postroad_server.http.post("/v2/batch", json=items).raise_for_status()
+    postroad_server.assert_delivered(times=300)
+
+
+@pytest.mark.parametrize("seconds", [1_000_000_000.0, 4_000_000_000.0])
+def test_the_time_of_the_test_may_be_frozen(
+    postroad_server: PostroadServer, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: seconds)
+    url = postroad_server.receiver.url
+    postroad_server.publish(f"{url}/now")
+    postroad_server.publish(f"{url}/later", headers={"Upstash-Delay": "1h"})
+    postroad_server.assert_delivered(f"{url}/now")
+    postroad_server.assert_waiting(f"{url}/later")
+
+
 def test_the_environment_is_what_the_sdk_needs(postroad_env: PostroadServer) -> None:
     from qstash import QStash, Receiver
 
@@ -182,7 +206,24 @@ def test_nothing(postroad_server):
 
 
 def test_no_request(postroad_server):
+    postroad_server.publish(f"{postroad_server.receiver.url}/b")
+    postroad_server.drain()
     postroad_server.receiver.wait_for(2, "/a", within=0.1)
+
+
+def test_raised_by_a_script(postroad_server):
+    def answer(request):
+        raise ValueError("no such order")
+
+    postroad_server.receiver.script("/a", answer)
+    postroad_server.publish(f"{postroad_server.receiver.url}/a")
+    postroad_server.assert_delivered()
+
+
+def test_many(postroad_server):
+    for number in range(55):
+        postroad_server.publish(postroad_server.receiver.url, headers={"Upstash-Delay": "1h"})
+    postroad_server.assert_delivered()
 
 
 def test_never_drained(postroad_server):
@@ -216,7 +257,7 @@ def test_a_suite_has_a_real_server_with_a_clock_and_a_receiver(suite: pytest.Pyt
 
     result = suite.runpytest_subprocess(*ways, timeout=100)
 
-    result.assert_outcomes(passed=13)
+    result.assert_outcomes(passed=16)
 
 
 def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> None:
@@ -224,7 +265,7 @@ def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> N
 
     result = suite.runpytest_subprocess("--tb=short", timeout=100)
 
-    result.assert_outcomes(failed=4)
+    result.assert_outcomes(failed=6)
     out = result.stdout.str()
     assert "expected 1 message delivered to /a$ with body '{\"order\": 42}', found 0." in out
     assert re.search(
@@ -232,7 +273,12 @@ def test_a_failed_assertion_says_what_was_published(suite: pytest.Pytester) -> N
     )
     assert "expected 2 messages delivered, found 0." in out
     assert "Nothing was published." in out
-    assert "expected 2 requests at /a within 0.1 s, 0 came" in out
+    assert re.search(
+        r"expected 2 requests at /a within 0.1 s, 0 came.\n.*What has arrived:\n.*  POST /b  attempt 0", out
+    )
+    assert "last error: 'the destination answered 500'" in out
+    assert re.search(r"Scripts of the receiver raised:\n.*  ValueError\('no such order'\)", out)
+    assert "  and 5 more" in out
     assert "still due or under way after 0.2 s:" in out
     assert re.search(r"  active POST http://127.0.0.1:\d+/slow waits for the destination to answer", out)
     # Where the test asks, and not where the plugin answers.
@@ -254,6 +300,37 @@ def test_it_imports_and_starts_nothing_in_a_run_that_does_not_use_it(suite: pyte
     """)
 
     suite.runpytest_subprocess(timeout=60).assert_outcomes(passed=1)
+
+
+def test_modules_of_the_project_do_not_stand_in_for_those_of_the_server(suite: pytest.Pytester) -> None:
+    for name in ("token", "queue", "secrets", "platform"):
+        suite.path.joinpath(f"{name}.py").write_text("raise RuntimeError('this is the module of the project')")
+    suite.makepyfile("""
+        def test_it(postroad_server):
+            postroad_server.publish(postroad_server.receiver.url)
+            postroad_server.assert_delivered()
+    """)
+    # As the command does it, and not `python -m`, which finds them for the test run itself.
+    command = [str(Path(sys.executable).parent / "pytest"), "-q", "--import-mode=importlib"]
+
+    ended = subprocess.run(command, cwd=suite.path, capture_output=True, text=True, timeout=100, check=False)
+
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_a_server_that_does_not_start_says_why_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'out of luck' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("postroad.testing.process._memory", lambda: tmp_path)
+
+    with pytest.raises(NotStarted, match="the Postroad of the tests did not start: out of luck"):
+        ServerProcess.start()
+
+    assert list(tmp_path.iterdir()) == [program]
 
 
 def test_nothing_is_left_of_a_run_that_was_killed(suite: pytest.Pytester) -> None:

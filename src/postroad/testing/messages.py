@@ -13,6 +13,7 @@ ANYTHING: Any = object()
 """Matches every body."""
 
 _MOST_SHOWN = 60
+_MOST_LINES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,13 @@ def told(messages: Sequence[TestedMessage]) -> str:
     """All messages of a test for the end of an error text."""
     if not messages:
         return "Nothing was published."
-    return "\n".join(["What was published:", *(f"  {message.line()}" for message in messages)])
+    return "\n".join(["What was published:", *listed([message.line() for message in messages])])
+
+
+def listed(lines: Sequence[str]) -> list[str]:
+    """Lines for an error text, indented; not more of them than are read."""
+    more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+    return [*(f"  {line}" for line in lines[:_MOST_LINES]), *more]
 
 
 def shown(body: bytes) -> str:

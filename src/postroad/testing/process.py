@@ -45,7 +45,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={name: value for name, value in os.environ.items() if not name.startswith("POSTROAD_")},
+                env=_environment(),
                 # A Ctrl-C is for the test run, which ends the server when its tests are done with it.
                 start_new_session=True,
             )
@@ -53,6 +53,7 @@ class ServerProcess:
             line = process.stdout.readline()
             if not line:
                 process.communicate()
+                shutil.rmtree(directory, ignore_errors=True)  # it may have ended before it could do so
                 errors.seek(0)
                 words = errors.read().decode(errors="replace")[-2000:]
                 raise NotStarted(f"the Postroad of the tests did not start: {words}")
@@ -79,6 +80,13 @@ class ServerProcess:
             http.post("/tenants", json={"name": name}).raise_for_status()
             answer = http.post(f"/tenants/{name}/tokens", json={"name": "tests"}).raise_for_status()
         return name, answer.json()["token"]
+
+
+def _environment() -> dict[str, str]:
+    """Without settings of another server, and with none of the modules that lie where the tests are run."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("POSTROAD_")}
+    # A project's token.py or queue.py is not the one that the server asks for.
+    return {**kept, "PYTHONSAFEPATH": "1"}
 
 
 def _memory() -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 _POLL_SECONDS = 0.02
+_MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class Answer:
 Script = int | Answer | Callable[[Received], "int | Answer"]
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1024
+    """Deliveries come all at once; those that find no place in line come again seconds later."""
+
+
 class Receiver:
     """The server. A path without a script answers 200; of a script, the last answer is given again and again."""
 
@@ -68,7 +74,8 @@ class Receiver:
         self._changed = threading.Condition()
         self._requests: list[Received] = []
         self._scripts: dict[str, list[Script]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(), bind_and_activate=True)
+        self._errors: list[BaseException] = []
+        self._server = _Server(("127.0.0.1", 0), self._handler(), bind_and_activate=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -89,6 +96,12 @@ class Receiver:
         with self._changed:
             return list(self._requests)
 
+    @property
+    def errors(self) -> Sequence[BaseException]:
+        """What functions of scripts have raised so far; their requests were answered with 500."""
+        with self._changed:
+            return list(self._errors)
+
     def requests_to(self, path: str) -> list[Received]:
         """What has arrived at this path so far, in order."""
         with self._changed:
@@ -102,13 +115,32 @@ class Receiver:
             found = self._at(path)
         if not came:
             at = f" at {path}" if path is not None else ""
-            raise AssertionError(f"expected {times} requests{at} within {within} s, {len(found)} came")
+            expected = "1 request" if times == 1 else f"{times} requests"
+            raise AssertionError(f"expected {expected}{at} within {within} s, {len(found)} came.\n{self._told()}")
         return found
 
     def script(self, path: str, *answers: Script) -> None:
         """Answer requests to this path with these from now on: statuses, `Answer`s, or functions of the request."""
         with self._changed:
             self._scripts[path] = list(answers)
+
+    def _told(self) -> str:
+        requests = self.requests
+        if not requests:
+            return "No request has arrived."
+        lines = [f"  {one.method} {one.path}  attempt {one.retried}" for one in requests[:_MOST_SHOWN]]
+        more = [f"  and {len(requests) - _MOST_SHOWN} more"] if len(requests) > _MOST_SHOWN else []
+        return "\n".join(["What has arrived:", *lines, *more])
+
+    def _found(self, script: Script, request: Received) -> int | Answer:
+        if not callable(script):
+            return script
+        try:
+            return script(request)
+        except Exception as error:  # noqa: BLE001  whatever the test does, in a thread that it does not see
+            with self._changed:
+                self._errors.append(error)
+            return Answer(500, f"the script of the test raised {error!r}")
 
     def _at(self, path: str | None) -> list[Received]:
         return [one for one in self._requests if path in (None, one.path)]
@@ -142,7 +174,7 @@ class Receiver:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Received(self.command, parts.path, parts.query, headers, body)
                 script = receiver._arrived(request)
-                found = script(request) if callable(script) else script
+                found = receiver._found(script, request)
                 answer = Answer(found, b"") if isinstance(found, int) else found
                 content = answer.body.encode() if isinstance(answer.body, str) else answer.body
                 self.send_response(answer.status)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
-import time
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from tempfile import TemporaryFile
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
 
-from postroad.clock import Clock
-from postroad.testing.messages import ANYTHING, Sought, TestedMessage, told
+from postroad.testing.messages import ANYTHING, Sought, TestedMessage, listed, told
 from postroad.testing.process import ServerProcess
 from postroad.testing.receiver import Receiver
 from postroad.testing.serving import served
@@ -24,6 +25,7 @@ T = TypeVar("T")
 Url = str | re.Pattern[str] | None
 
 _LOOK_EVERY_S = 0.02
+_KERNEL_STEP_MS = 20
 _MOST_HISTORIES, _MOST_UNFINISHED = 100, 1000
 
 
@@ -41,7 +43,6 @@ class PostroadServer:
         self.http = http
         """A client of the API with the token in its headers, for all that has no method here."""
         self.aio = AsyncPostroadServer(self)
-        self._clock = Clock()
 
     @classmethod
     @contextmanager
@@ -97,14 +98,19 @@ class PostroadServer:
         Raises `NotDrained` with what is left after so many seconds.
         """
         __tracebackhide__ = True
-        deadline = time.monotonic() + within
-        # A page is read in two steps: a message that ends between them is not in it, nor is its callback yet.
-        while busy := self._busy() or self._busy():
-            if time.monotonic() > deadline:
-                raise NotDrained(
-                    "\n".join([f"still due or under way after {within} s:", *(f"  {one}" for one in busy)])
-                )
-            time.sleep(_LOOK_EVERY_S)
+        over = threading.Event()
+        # A timer ends also where the test has frozen the time of its process.
+        timer = threading.Timer(within, over.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            # One look is enough: what a message or a tick becomes is stored with its end, and a page is one moment.
+            while busy := self._busy():
+                if over.is_set():
+                    raise NotDrained("\n".join([f"still due or under way after {within} s:", *listed(busy)]))
+                over.wait(_LOOK_EVERY_S)
+        finally:
+            timer.cancel()
 
     def messages(self) -> list[TestedMessage]:
         """All messages of this test, callbacks too, the oldest first."""
@@ -150,12 +156,14 @@ class PostroadServer:
         found = [one for one in messages if one.state in states and sought.covers(one)]
         if len(found) != times if times is not None else not found:
             expected = "at least one message" if times is None else _counted(times)
-            raise AssertionError(f"expected {expected} {word}{sought.words()}, found {len(found)}.\n{told(messages)}")
+            raise AssertionError(
+                f"expected {expected} {word}{sought.words()}, found {len(found)}.\n{told(messages)}{self._raised()}"
+            )
         return found
 
     def _busy(self) -> list[str]:
         """What is due or under way, a line for each. Schedules first: a tick becomes a message."""
-        now = self._clock.now_ms()
+        now = _now_ms()
         busy = [
             f"schedule {one['scheduleId']} has a tick that is due"
             for one in self._got("/v2/schedules")
@@ -174,6 +182,10 @@ class PostroadServer:
             paused = self._paused()
             due = [one for one in due if one["state"] == "active" or not _gates(one) & paused]
         return busy + [f"{one['state']} {one['method']} {one['url']} waits for {one['waitsFor']}" for one in due]
+
+    def _raised(self) -> str:
+        errors = self.receiver.errors
+        return "".join(["\nScripts of the receiver raised:", *(f"\n  {one!r}" for one in errors)]) if errors else ""
 
     def _paused(self) -> set[tuple[str, str]]:
         queues, keys = self._got("/v2/queues"), self._got("/v2/flowControl")
@@ -222,6 +234,15 @@ def _awaitable(call: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         return await asyncio.to_thread(call, *args, **kwargs)
 
     return one
+
+
+def _now_ms() -> int:
+    """The time of this machine, which the server has as well; a test may have frozen or moved that of its own process.
+
+    So it is taken from a file that is new. Those are dated by the last tick of the kernel, hence the step.
+    """
+    with TemporaryFile() as file:
+        return os.fstat(file.fileno()).st_mtime_ns // 1_000_000 + _KERNEL_STEP_MS
 
 
 def _gates(message: Mapping[str, Any]) -> set[tuple[str, str]]:
