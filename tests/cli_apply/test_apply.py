@@ -115,6 +115,52 @@ async def test_a_second_run_changes_nothing_at_all(run: Run, write: Write, serve
     assert await state(server) == before
 
 
+ODD = r"""
+schedules:
+  - {id: a, cron: "  0   9 * * mon-fri ", zone: Europe/Berlin, destination: "HTTP://127.0.0.1:9", method: patch,
+     body: "", retries: 0, delay: 0, timeout: 1h, labels: [a, a, " b "],
+     headers: {x-e: "", X-B: "  padded  ", Content-Type: x}}
+  - id: b
+    cron: "CRON_TZ=Europe/Berlin   0 9 * * *"
+    destination: "http://127.0.0.1:9?x=1&y=%20"
+    body: "a\r\nb\tü\0z"
+    retryDelay: |
+      pow(2, retried)
+        * 1000
+    callback: "http://127.0.0.1:9"
+    failureCallback: {url: "HTTP://127.0.0.1:9/x", headers: {Authorization: secret, X-Q: "1"}}
+    redact: [header]
+    flowControl: {key: k, rate: 5}
+  - {id: c, cron: "@hourly", destination: "http://127.0.0.1:9/", redact: ["header[X-A]", body, "header[x-b]"], body: {},
+     headers: {X-A: "1", X-B: "2"}, flowControl: {key: "ké/?#% x", parallelism: 5, period: 10},
+     callback: {url: "http://127.0.0.1:9/", headers: {X-A: "1"}}}
+  - {id: d, cron: "0 0 1 1 7", destination: "G-1", body: "null", headers: {Content-Type: ""}}
+  - {id: e, cron: "0 0 1 1 SUN", destination: "http://127.0.0.1:9/b/c//d", delay: 90, paused: true, method: GET}
+queues: [{name: q-1.x_Y, parallelism: 1, paused: true}]
+groups:
+  - name: G-1
+    endpoints: ["HTTP://127.0.0.1:9", {url: "http://127.0.0.1:9/x", name: " n "}]
+    headers: {upstash-delay: " 1m ", Upstash-Retries: "03", upstash-forward-x: "", Upstash-Label: "a, b"}
+flow:
+  - {key: "ké/?#% x", rate: 7, period: 1d}
+  - {key: "a/pause", paused: true}
+"""
+
+
+async def test_what_is_written_in_an_odd_way_is_the_same_the_second_time(
+    run: Run, write: Write, server: Running
+) -> None:
+    first = await run("apply", write(ODD))
+    before = await state(server)
+
+    second = await run("apply", write(ODD), "--check", "--prune")
+
+    assert (first.code, first.error) == (0, "")
+    assert (second.code, second.out.splitlines()[-1]) == (0, "9 unchanged.")
+    assert await state(server) == before
+    assert (await got(server, "/v2/schedules/b"))["retryDelayExpression"] == "pow(2, retried) * 1000"
+
+
 async def test_what_differs_is_changed_and_said_from_what_to_what(run: Run, write: Write, server: Running) -> None:
     await run("apply", write(EVERYTHING), REPORT_TOKEN=SECRET)
     changed = (

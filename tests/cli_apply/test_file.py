@@ -81,6 +81,7 @@ SCHEDULE = "id: s, cron: '@daily', destination: 'https://example.com/'"
         ("queues: [{name: a, parallelism: 010}]", "queues[0].parallelism: YAML reads 010 as 8: write 8, or put 010"),
         ("queues: [{name: 1e3}]", "queues[0].name: expected a text, got 1e3; put it in quotes"),
         ("queues: [{name: '..'}]", "queues[0].name: got '..', expected more than dots"),
+        ("flow: [{key: '..'}]", "flow[0].key: got '..', expected more than dots"),
         (f"schedules: [{{{SCHEDULE}, labels: ['日本']}}]", "schedules[0].labels: expected labels in Latin-1"),
         (f"schedules: [{{{SCHEDULE}, body: 5}}]", "schedules[0].body: expected a text, an object or a list, got 5"),
         (f"schedules: [{{{SCHEDULE}, flowControl: {{key: k}}}}]", "expected a rate, a parallelism, or both"),

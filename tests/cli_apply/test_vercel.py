@@ -101,7 +101,8 @@ async def test_a_secret_that_no_header_can_carry_is_refused_before_anything_is_c
 
 
 async def test_mistakes_in_it_are_told_with_their_places(run: Run, write: Write, server: Running) -> None:
-    text = '{\n"crons": [\n{"path": "api", "schedule": "61 5 * * *"},\n{"path": "/a", "cron": "@daily"}\n]\n}'
+    text = '{\n"crons": [\n{"path": "api", "schedule": "61 5 * * *"},\n{"path": "/a", "cron": "@daily"},\n'
+    text += '{"path": "/b#c", "schedule": "@daily"}\n]\n}'
 
     result = await run("apply", write(text, "vercel.json"), *BASE)
 
@@ -109,6 +110,7 @@ async def test_mistakes_in_it_are_told_with_their_places(run: Run, write: Write,
         "vercel.json, line 3, crons[0].path: got 'api', expected a path that begins with /",
         "vercel.json, line 3, crons[0].schedule: got '61 5 * * *', expected 0 to 59 as the minute",
         "vercel.json, line 4, crons[1]: schedule is missing",
+        "vercel.json, line 5, crons[2].path: got '/b#c', expected a path without a fragment",
         "vercel.json, line 4, crons[1].cron: unknown field",
     ):
         assert said in result.error

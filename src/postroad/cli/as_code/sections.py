@@ -150,7 +150,7 @@ def _flow_key(document: Document, entry: Entry) -> FlowKey:
     if period is not None and fields.get("rate") is None:
         fields.fault("period", "expected a rate beside it")
     return FlowKey(
-        fields.parsed("key", parse_flow_key, required=True) or "",
+        fields.name("key", parse_flow_key),
         parallelism=fields.integer("parallelism", least=1),
         rate=rate,
         period=None if rate is None else _seconds(DEFAULT_PERIOD) if period is None else period,
@@ -174,7 +174,7 @@ def _schedule(document: Document, entry: Entry) -> Schedule:
         headers=headers,
         body=body,
         retries=DEFAULT_RETRIES if retries is None else retries,
-        retry_delay=fields.text("retryDelay"),
+        retry_delay=_one_line(fields.text("retryDelay")) or None,
         delay=fields.seconds("delay") or None,
         timeout=fields.seconds("timeout"),
         callback=_callback(fields, "callback"),
@@ -192,7 +192,7 @@ def _schedule(document: Document, entry: Entry) -> Schedule:
 
 
 def _cron(fields: Fields) -> str:
-    text, zone = fields.required("cron"), fields.text("zone")
+    text, zone = _one_line(fields.required("cron")), fields.text("zone")
     if zone is not None and "TZ=" in text:
         fields.fault("zone", "expected nothing here, because the cron expression names a zone already")
     if not text:
@@ -300,6 +300,11 @@ def _redaction(fields: Fields) -> str | None:
     except InvalidValue as error:
         fields.fault("redact", f"expected {error.expected}")
     return None
+
+
+def _one_line(text: str | None) -> str:
+    """The text as a header can carry it: YAML writes long ones over several lines, and ends them with a break."""
+    return " ".join((text or "").split())
 
 
 def _seconds(delta: timedelta) -> int:

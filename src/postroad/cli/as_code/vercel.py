@@ -102,6 +102,9 @@ def _destination(fields: Fields, path: str, base_url: str) -> str | None:
     if not path.startswith("/"):
         fields.fault("path", f"got {shown(path)}, expected a path that begins with /")
         return None
+    if "#" in path:
+        fields.fault("path", f"got {shown(path)}, expected a path without a fragment, which is not sent")
+        return None
     destination = base_url.rstrip("/") + path
     try:
         parse_url(destination)
