@@ -228,3 +228,15 @@ async def test_the_time_of_a_place_in_a_queue_cannot_be_changed_but_its_body(
 
     assert (refused.status_code, changed.status_code) == (400, 200)
     assert (await receiver.next_request("/x")).body == b"2"
+
+
+async def test_headers_that_are_added_again_and_again_keep_to_the_limits(server: Running, receiver: Receiver) -> None:
+    message_id = await server.publish(receiver.url("/x"), Upstash_Delay="1h", Upstash_Forward_A0="1")
+
+    answers = [
+        await server.http.patch(f"/v2/messages/{message_id}", json={"headers": {f"a{n}": "2" for n in numbers}})
+        for numbers in (range(64), range(64, 65), range(1))
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 400, 200]
+    assert "at most 64 headers" in answers[1].json()["error"]

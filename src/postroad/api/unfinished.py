@@ -99,7 +99,9 @@ def router(context: Context, auth: Authentication) -> APIRouter:
         document = await document_of(request, most_bytes=limits.max_body_bytes * 6 + 65_536)
         revision = revision_of(document or {}, limits=limits, now_s=context.clock.now_s())
         identity = known(message_id)
-        revise = partial(revisions.revise, tenant_id=caller.tenant_id, message_id=identity, revision=revision)
+        revise = partial(
+            revisions.revise, tenant_id=caller.tenant_id, message_id=identity, revision=revision, limits=limits
+        )
         revised = await context.database.repeated(revise, tenant_id=caller.tenant_id)
         if revised is None:
             status = await context.watch.find(caller.tenant_id, identity)

@@ -111,7 +111,7 @@ def parse_overrides(fields: Iterable[tuple[str, str]], options: Options, *, limi
         replaced = {name for name, _ in values["headers"]}
         kept = tuple(pair for pair in options.headers if pair[0] not in replaced)
         values["headers"] = kept + values["headers"]
-        _check_headers(values["headers"], limits, "Upstash-")
+        check_headers(values["headers"], limits, "Upstash-")
     return replace(options, **{"when": IMMEDIATELY, **values})
 
 
@@ -165,7 +165,7 @@ def _drafted(fields: Iterable[tuple[str, str]], limits: Limits, path: str) -> _D
     draft.headers = unambiguous(draft.headers)
     if draft.content_type is not None and not any(name == "Content-Type" for name, _ in draft.headers):
         draft.headers.insert(0, ("Content-Type", draft.content_type))
-    _check_headers(draft.headers, limits, path)
+    check_headers(draft.headers, limits, path)
     if draft.hops:
         draft.headers.append((HOPS, str(draft.hops)))
     return draft
@@ -273,7 +273,8 @@ def _followed(name: str, value: str) -> tuple[str, str]:
     return _named("headers", lambda: canonical(check_name(name))), _checked_value(name, value)
 
 
-def _check_headers(headers: Sequence[tuple[str, str]], limits: Limits, path: str) -> None:
+def check_headers(headers: Sequence[tuple[str, str]], limits: Limits, path: str) -> None:
+    """Raise `InvalidField` for more forwarded headers than are accepted, or longer ones."""
     if len(headers) > limits.max_forwarded_headers:
         raise InvalidField(f"{path}Forward-*", str(len(headers)), f"at most {limits.max_forwarded_headers} headers")
     size = sum(len(name) + len(value) for name, value in headers)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from postroad.domain.ids import MessageId
+from postroad.domain.limits import Limits
 from postroad.domain.message import NotBefore, StoredMessage
+from postroad.domain.publication import check_headers
 from postroad.domain.reply import Headers
 from postroad.domain.tenant import TenantId
 from postroad.errors import InvalidField
@@ -24,11 +26,12 @@ class Revision:
 
 
 async def revise(
-    connection: Connection, *, tenant_id: TenantId, message_id: MessageId, revision: Revision
+    connection: Connection, *, tenant_id: TenantId, message_id: MessageId, revision: Revision, limits: Limits
 ) -> StoredMessage | None:
     """Change a message, in the caller's transaction behind the wall; None if it has ended, or an attempt has begun.
 
-    Raises `InvalidField` for the time of a message that goes by its place in a queue. What was changed was never
+    Raises `InvalidField` for the time of a message that goes by its place in a queue, and for more headers than the
+    limits allow together with those that stay. What was changed was never
     delivered, so no history is rewritten.
     """
     row = await connection.fetchrow(
@@ -58,6 +61,8 @@ async def revise(
     if stored.message.unopened is not None:
         raise stored.message.unopened
     changed = _changed(stored, revision)
+    if revision.headers:
+        check_headers(changed.message.options.headers, limits, "headers: Upstash-")
     # Messages cannot be written behind the wall, because nothing else changes them.
     await wall.leave(connection)
     await messages.rewrite(connection, changed.message)
