@@ -20,6 +20,9 @@ MOST_FOLLOWED = 200
 """Streams of one process."""
 
 _AT_ONCE = 1_000
+_BODY_BYTES_AT_ONCE = 4 * 1024 * 1024
+"""A reader may be slow, and what it has not taken yet is kept here."""
+
 _BEFORE_ALL = MessageId(UUID(int=0))
 
 
@@ -53,7 +56,7 @@ class EventFeed:
                 until = await self._complete_until()
                 bounds = search.filters.until
                 known = replace(search.filters, until=until if bounds is None else min(bounds, until))
-                rest = replace(search, filters=known, limit=_AT_ONCE, oldest_first=True)
+                rest = replace(search, filters=known, limit=_at_once(body_bytes), oldest_first=True)
                 async with self._database.reading(search.tenant_id) as connection:
                     events, more = await log_events.page(connection, rest, body_bytes=body_bytes)
                 for event in events:
@@ -93,6 +96,11 @@ class EventFeed:
                 _LONGEST_TRANSACTION,
             )
         return instant
+
+
+def _at_once(body_bytes: int) -> int:
+    """How many events are read together; each may show two bodies."""
+    return _AT_ONCE if not body_bytes else min(_AT_ONCE, max(10, _BODY_BYTES_AT_ONCE // (2 * body_bytes)))
 
 
 _LONGEST_TRANSACTION = timedelta(seconds=15)

@@ -11,7 +11,9 @@ from postroad.store.engine import Database, DataRefused, TryAgain
 from postroad.store.statuses import NewReport
 
 GROUP = 500
+GROUP_BYTES = 8 * 1024 * 1024
 WAITING = 5_000
+WAITING_BYTES = 64 * 1024 * 1024
 
 
 class Reporting:
@@ -20,14 +22,17 @@ class Reporting:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: deque[tuple[NewReport, asyncio.Future[None]]] = deque()
+        self._bytes = 0
         self._arrived = asyncio.Event()
 
     async def add(self, report: NewReport) -> None:
         """Store a report. Returns after the commit; raises what refused it, `IntakeFull` among it."""
-        if len(self._waiting) >= WAITING:
+        size = _size(report)
+        if len(self._waiting) >= WAITING or self._bytes + size > WAITING_BYTES:
             raise IntakeFull
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((report, answer))
+        self._bytes += size
         self._arrived.set()
         await answer
 
@@ -35,15 +40,27 @@ class Reporting:
         """Store what arrives, group after group, until cancelled."""
         while True:
             await self._arrived.wait()
-            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-            if not self._waiting:
-                self._arrived.clear()
+            group = self._take()
             try:
                 await self._store(group)
             finally:
                 for _, answer in group:
                     if not answer.done():
                         answer.set_exception(OutcomeUnknown())
+
+    def _take(self) -> list[tuple[NewReport, asyncio.Future[None]]]:
+        group: list[tuple[NewReport, asyncio.Future[None]]] = []
+        total = 0
+        while self._waiting and len(group) < GROUP:
+            size = _size(self._waiting[0][0])
+            if group and total + size > GROUP_BYTES:
+                break
+            group.append(self._waiting.popleft())
+            total += size
+        self._bytes -= total
+        if not self._waiting:
+            self._arrived.clear()
+        return group
 
     async def _store(self, group: list[tuple[NewReport, asyncio.Future[None]]]) -> None:
         try:
@@ -64,6 +81,12 @@ class Reporting:
             for _, answer in group:
                 if not answer.done():
                     answer.set_result(None)
+
+
+def _size(one: NewReport) -> int:
+    """About how many bytes it takes up."""
+    report = one.report
+    return len(report.note or "") + len(report.log or "") + len(report.result or b"")
 
 
 def _fail(group: list[tuple[NewReport, asyncio.Future[None]]], error: PostroadError) -> None:

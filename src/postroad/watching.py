@@ -19,6 +19,8 @@ from postroad.store.engine import Database
 
 LOOK_EVERY_S = 0.1
 MOST_WATCHED = 5_000
+"""Who wait in one process, for one message or for many."""
+
 _AT_ONCE = 500
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class StatusWatch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._watched: dict[tuple[TenantId, MessageId], _Watched] = {}
+        self._watchers = 0
         self._some = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -59,10 +62,15 @@ class StatusWatch:
 
         Ends early when this process stops. Raises `TooManyWaiting`.
         """
-        if len(self._watched) >= MOST_WATCHED:
+        if self._watchers >= MOST_WATCHED:
             raise TooManyWaiting
         key = (tenant_id, message_id)
-        first = await self.find(tenant_id, message_id)
+        self._watchers += 1
+        try:
+            first = await self.find(tenant_id, message_id)
+        except BaseException:
+            self._watchers -= 1
+            raise
         watched = self._watched.setdefault(key, _Watched(first))
         watched.watchers += 1
         self._some.set()
@@ -80,6 +88,7 @@ class StatusWatch:
                     waiting.cancel()
         finally:
             stopped.cancel()
+            self._watchers -= 1
             watched.watchers -= 1
             if not watched.watchers:
                 del self._watched[key]
