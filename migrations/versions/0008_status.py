@@ -23,7 +23,10 @@ UPGRADE: tuple[str, ...] = (
       sealed smallint
     ) partition by range (reported_at)
     """,
-    "create index reports_of_message on reports (message_id, number)",
+    *(
+        f"create index reports_{name} on reports (message_id, number) where {name} is not null"
+        for name in ("progress", "note", "log", "result")
+    ),
     """
     create table waits (
       message_id uuid primary key,

@@ -196,9 +196,10 @@ def status_view(status: Status) -> dict[str, Any]:
 
 
 def _value(result: bytes) -> Any:
+    """JSON as deep as we read it anywhere: what is deeper could be read here, and not be written again."""
     try:
-        return orjson.loads(result)
-    except orjson.JSONDecodeError:
+        return parsed(result, "JSON")
+    except InvalidField:
         return result.decode(errors="replace")
 
 

@@ -96,9 +96,8 @@ def _request(attempt: Attempt, body: bytes, keys: SigningKeys, means: Means) -> 
     status_url = None
     if means.public_url is not None:
         until_s, lease = now_s + LIFETIME_S, attempt.lease
-        access = grant(
-            keys.current, message.id, message.tenant_id, purpose=Purpose.REPORT, until_s=until_s, lease=lease
-        )
+        # With the next key, which the next rotation makes the current one: work that is under way outlives that.
+        access = grant(keys.next, message.id, message.tenant_id, purpose=Purpose.REPORT, until_s=until_s, lease=lease)
         status_url = f"{means.public_url}/v2/status/{message_text(message.id)}?{PARAMETER}={access}"
     return OutgoingRequest(
         url=parse_url(message.url),

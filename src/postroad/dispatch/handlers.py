@@ -10,19 +10,21 @@ from postroad.activity import Activity
 from postroad.clock import Clock
 from postroad.dispatch.deliver import Finished
 from postroad.dispatch.settler import Settler
-from postroad.domain.backoff import backoff
 from postroad.domain.callback import failure_callback
 from postroad.domain.duration import format_duration
 from postroad.domain.ids import MessageId, message_text
 from postroad.domain.message import Attempt
 from postroad.domain.outcome import DELIVERED, FAILED, Failed, Outcome, Retry, outcome
 from postroad.domain.reply import NoResponse, Reply, Response
+from postroad.domain.status import Report
 from postroad.domain.tenant import TenantId
-from postroad.errors import Unopenable
+from postroad.errors import KeyMissing, Unopenable
 from postroad.publish import Publisher
-from postroad.store import messages, waits
-from postroad.store.engine import Connection, Database
-from postroad.store.waits import HANDLERS, Held
+from postroad.store import messages, statuses, waits
+from postroad.store.deliveries import Ended, Settlement, release, settle
+from postroad.store.engine import Connection, Database, DataRefused
+from postroad.store.statuses import NewReport
+from postroad.store.waits import HANDLERS, Held, Overdue
 from postroad.telemetry import attempt_ended
 from postroad.tenancy import Tenancy
 
@@ -56,7 +58,8 @@ class Handlers:
         self, tenant_id: TenantId, message_id: MessageId, lease: int | None, result: bytes | None
     ) -> bool:
         """The work is done, with a result in JSON; False if this attempt does not wait any more."""
-        return await self._end(tenant_id, message_id, lease, Response(200, _JSON, result or b""), lambda _: DELIVERED)
+        reply = Response(200, _JSON, result or b"")
+        return await self._end(tenant_id, message_id, lease, reply, lambda _: DELIVERED, result=result)
 
     async def give_up(
         self,
@@ -71,9 +74,8 @@ class Handlers:
         """The work came to nothing: made again after the delay, unless no retry is left or none would help."""
 
         def follows(attempt: Attempt) -> Outcome:
-            if not retry or attempt.is_last:
-                return FAILED
-            return Retry(backoff(attempt.retried) if delay is None else delay)
+            result = outcome(attempt, NoResponse(reason), self._clock.now()) if retry else FAILED
+            return Retry(delay) if delay is not None and isinstance(result, Retry) else result
 
         return await self._end(tenant_id, message_id, lease, NoResponse(reason), follows)
 
@@ -86,13 +88,22 @@ class Handlers:
 
     async def expire(self) -> None:
         """Go on as after a failed attempt where a handler has been silent for too long."""
+        last: Overdue | None = None
+        stuck: list[str] = []
         while True:
             async with self._database.connection() as connection:
-                overdue = await waits.overdue(connection, _AT_ONCE)
-            for tenant_id, message_id, lease in overdue:
-                await self._end(tenant_id, message_id, lease, None, self._after_silence)
+                overdue = await waits.overdue(connection, _AT_ONCE, after=last)
+            for one in overdue:
+                try:
+                    await self._end(one.tenant_id, one.message_id, one.lease, None, self._after_silence)
+                except (KeyMissing, DataRefused, LookupError) as error:
+                    # Of this one alone, and perhaps only here: those behind it must not wait for it.
+                    stuck.append(str(error))
             if len(overdue) < _AT_ONCE:
-                return
+                break
+            last = overdue[-1]
+        if stuck:
+            _log.error("%d open attempts are overdue and cannot be ended here, one because: %s", len(stuck), stuck[0])
 
     def _after_silence(self, attempt: Attempt) -> Outcome:
         return outcome(attempt, NoResponse(""), self._clock.now())
@@ -104,8 +115,13 @@ class Handlers:
         lease: int | None,
         reply: Reply | None,
         follows: Callable[[Attempt], Outcome],
+        *,
+        result: bytes | None = None,
     ) -> bool:
-        """Settle an attempt; one without a reply is one that is overdue."""
+        """Settle an attempt; one without a reply is one that is overdue.
+
+        A result is stored as a report as well, the last one, so that it counts more than those before it.
+        """
         profile = await self._tenancy.profile(tenant_id)
 
         async def end(connection: Connection) -> tuple[Finished, bool] | None:
@@ -115,8 +131,12 @@ class Handlers:
             said = NoResponse(f"no acknowledgement within {format_duration(held.span)}") if reply is None else reply
             finished = await self._finished(connection, held, said, follows, profile.failure_callback)
             if finished is None:
+                await _bury(connection, held)
                 return None
             _, reported = await self._settler.settle_within(connection, HANDLERS, [finished])
+            if result is not None:
+                report = NewReport(tenant_id, message_id, Report(result=result), held.lease)
+                await statuses.add(connection, [report])
             return finished, reported
 
         ended = await self._database.repeated(end)
@@ -138,8 +158,10 @@ class Handlers:
     ) -> Finished | None:
         found = await messages.fetch(connection, [held.message_id])
         if not found:
-            _log.error("%s waits for its handler and is missing", message_text(held.message_id))
             return None
+        if isinstance(found[0].message.unopened, KeyMissing):
+            # A node that has the key knows where to report it.
+            raise found[0].message.unopened
         attempt = Attempt(found[0], held.lease, held.retried, held.destination, held.is_gated)
         result = follows(attempt)
         report_failure_to = failure_callback(attempt.message, default) if isinstance(result, Failed) else None
@@ -147,6 +169,14 @@ class Handlers:
         if attempt.message.options.callback is not None or report_failure_to is not None:
             body = await _body(connection, attempt)
         return Finished(attempt, reply, result, held.duration, body, report_failure_to)
+
+
+async def _bury(connection: Connection, held: Held) -> None:
+    """End a delivery whose message is gone, as where such a one is claimed: else it would be under way for ever."""
+    reason = "the message is missing"
+    _log.error("%s was left to its handler: %s", message_text(held.message_id), reason)
+    gone = Settlement(held.message_id, held.lease, Ended.FAILED, held.duration, reason=reason)
+    await release(connection, await settle(connection, HANDLERS, [gone]))
 
 
 async def _body(connection: Connection, attempt: Attempt) -> bytes:

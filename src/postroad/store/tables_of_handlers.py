@@ -23,7 +23,11 @@ reports = Table(
     Column("log", LargeBinary),
     Column("result", LargeBinary),
     sealed(),
-    Index("reports_of_message", "message_id", "number"),
+    # The last of each kind is what a status says, and the log is read line by line.
+    *(
+        Index(f"reports_{name}", "message_id", "number", postgresql_where=text(f"{name} is not null"))
+        for name in ("progress", "note", "log", "result")
+    ),
     postgresql_partition_by="range (reported_at)",
 )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from postroad.domain.ids import MessageId
 from postroad.domain.tenant import TenantId
@@ -30,6 +31,16 @@ class Held:
     is_gated: bool
     duration: timedelta
     span: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A wait whose deadline has passed."""
+
+    tenant_id: TenantId
+    message_id: MessageId
+    lease: int
+    deadline: datetime
 
 
 _OF_THE_DELIVERY = ("lease", "retried", "destination", "is_gated", "duration")
@@ -86,6 +97,8 @@ async def take(
         HANDLERS,
     )
     if delivery is None:
+        if overdue:
+            await _forget(connection, message_id, lease)
         return None
     span = await connection.fetchval(
         "delete from waits where message_id = $1 and lease = $2 and (deadline <= now() or not $3) returning span",
@@ -115,9 +128,32 @@ async def prolong(
     return deadline
 
 
-async def overdue(connection: Connection, limit: int) -> list[tuple[TenantId, MessageId, int]]:
-    """Waits whose deadline has passed, with their leases, the oldest first."""
+async def overdue(connection: Connection, limit: int, *, after: Overdue | None) -> list[Overdue]:
+    """The next waits whose deadline has passed, the oldest first."""
     rows = await connection.fetch(
-        "select tenant_id, message_id, lease from waits where deadline <= now() order by deadline limit $1", limit
+        """
+        select tenant_id, message_id, lease, deadline from waits
+        where deadline <= now() and (deadline, message_id) > ($2, $3) order by deadline, message_id limit $1
+        """,
+        limit,
+        _EVER if after is None else after.deadline,
+        _FIRST if after is None else after.message_id,
     )
-    return [(row["tenant_id"], row["message_id"], row["lease"]) for row in rows]
+    return [Overdue(**row) for row in rows]
+
+
+async def _forget(connection: Connection, message_id: MessageId, lease: int | None) -> None:
+    """Delete a wait that no attempt is left of, so that nobody comes back to it."""
+    await connection.execute(
+        """
+        delete from waits where message_id = $1 and lease = $2 and not exists (
+          select from deliveries d
+          where d.id = waits.message_id and d.lease = waits.lease and d.state = 2 and d.dispatcher_id = $3)
+        """,
+        message_id,
+        lease,
+        HANDLERS,
+    )
+
+
+_EVER, _FIRST = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)
