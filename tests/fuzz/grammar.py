@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from random import Random
 
@@ -213,6 +214,23 @@ connections = st.lists(
     ),
     max_size=4,
 ).map("".join)
+accesses = st.one_of(
+    st.binary(min_size=33, max_size=33).map(lambda value: urlsafe_b64encode(b"\x01" + value[1:]).decode()),
+    st.text("AQgBc-_+/=\n", min_size=43, max_size=45),
+    any_text,
+)
+_said = st.one_of(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | odd,
+    st.sampled_from(["30s", "8d", "-1", "", 40, 100.1, 1e308, [], {"a": [1]}, "x" * 1_001]),
+)
+reports = (
+    st.dictionaries(
+        st.sampled_from(["progress", "note", "log", "result", "ack", "nack", "retry", "delay", "heartbeat", "else"]),
+        _said,
+        max_size=5,
+    ).map(json.dumps)
+    | any_text
+)
 jsons = st.one_of(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | odd,

@@ -20,6 +20,7 @@ import orjson
 from postroad.api import bulk_actions, client_address, door, json_text, logs
 from postroad.api.auth import bearer, token_in_query
 from postroad.api.query import Query
+from postroad.api.reports import said_in
 from postroad.api.wire import cursor_of
 from postroad.domain.backoff import LONGEST_DELAY, requested_delay
 from postroad.domain.cron import parse_cron
@@ -28,19 +29,23 @@ from postroad.domain.destination import parse_url
 from postroad.domain.duration import format_duration, parse_duration, parse_go_duration
 from postroad.domain.flow_control import MAX_PERIOD, MOST, parse_flow_key, parse_flow_value
 from postroad.domain.headers import check_name, check_value
-from postroad.domain.ids import message_text, parse_message_id
+from postroad.domain.ids import MessageId, message_text, parse_message_id
 from postroad.domain.limits import Limits
 from postroad.domain.message import Options
 from postroad.domain.network import parse_networks
 from postroad.domain.options import from_json, to_json
+from postroad.domain.outcome import LONGEST_SPAN
 from postroad.domain.publication import Publication as Asked
 from postroad.domain.publication import deduplication_key, parse_options, parse_overrides
 from postroad.domain.queue import parse_queue_name
 from postroad.domain.redaction import parse_redaction
 from postroad.domain.retry_expression import parse_retry_expression, stored_expression
 from postroad.domain.schedule import due, next_tick, parse_schedule_id
+from postroad.domain.status import MOST_LOG_CHARACTERS, MOST_NOTE_CHARACTERS
+from postroad.domain.status_access import grant, parse_access
 from postroad.domain.url_group import parse_default_headers, parse_endpoint, parse_group_name
 from postroad.errors import InvalidValue, PostroadError, Refused
+from postroad.store.deliveries import RESULT_BYTES
 
 T = TypeVar("T")
 
@@ -291,6 +296,49 @@ def targets_of_requests(text: str) -> object:
     bearer(text)
     token_in_query(text)
     return right
+
+
+def status_access(text: str) -> object:
+    """What a status URL claims: there is one text for it."""
+    access = parse_access(text)
+    if access is None:
+        return None
+    assert not access.is_proven(("sig_a", "sig_b"), MessageId(UUID(int=1)), 0.0)
+    again = grant(
+        "sig_a",
+        MessageId(UUID(int=1)),
+        access.tenant_id,
+        purpose=access.purpose,
+        until_s=access.until_s,
+        lease=access.lease,
+    )
+    assert again[:22] == text[:22]
+    assert len(again) == len(text)
+    proven = parse_access(again)
+    assert proven is not None
+    assert proven.is_proven(("sig_b", "sig_a"), MessageId(UUID(int=1)), access.until_s)
+    assert not proven.is_proven(("sig_a",), MessageId(UUID(int=1)), access.until_s + 1)
+    return access
+
+
+def report(text: str) -> object:
+    """What a handler reports."""
+    try:
+        document = json_text.parsed(text.encode("utf-8", "surrogatepass"), "a JSON object")
+        if not isinstance(document, dict):
+            return None
+        said = said_in(document)
+    except Refused:
+        return None
+    stored = said.report
+    assert stored.progress is None or 0 <= stored.progress <= 100
+    assert len((stored.note or "").encode()) <= 4 * MOST_NOTE_CHARACTERS
+    assert len((stored.log or "").encode()) <= 4 * MOST_LOG_CHARACTERS
+    assert stored.result is None or orjson.loads(stored.result) == document["result"]
+    assert len(stored.result or b"") <= RESULT_BYTES
+    assert not (said.ack and said.nack is not None)
+    assert said.span is None or timedelta() <= said.span <= LONGEST_SPAN
+    return said
 
 
 def json_texts(text: str) -> object:

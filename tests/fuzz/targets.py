@@ -124,6 +124,26 @@ TARGETS = {
             ),
             grammar.connections,
         ),
+        Target(
+            "status-access",
+            readers.status_access,
+            (
+                "AgAAAAEAAAAAAAAAAWoSAAAAAAAAAAAAAAAAAAAAAAAA",
+                "AQAAAAEAAAAAAAAAAGoSAAD_____________________",
+            ),
+            grammar.accesses,
+        ),
+        Target(
+            "report",
+            readers.report,
+            (
+                '{"progress":40.5,"note":"reading","log":"row 1\\nrow 2","result":{"rows":[1,null]}}',
+                '{"ack":true,"result":7}',
+                '{"nack":"no","retry":false,"delay":"30s"}',
+                '{"heartbeat":"2h"}',
+            ),
+            grammar.reports,
+        ),
         Target("json", readers.json_texts, ('[{"a":[1,"\\u00e9\\""]},-0.5e3]', "[]", '[1,[{}],"]"]'), grammar.jsons),
     )
 }

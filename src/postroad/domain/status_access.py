@@ -23,7 +23,6 @@ LIFETIME_S = 7 * 24 * 3600
 
 _LAYOUT = struct.Struct(">BIQI")
 _PROOF_BYTES = 16
-_LENGTH = 4 * -(-(_LAYOUT.size + _PROOF_BYTES) // 3)
 
 
 class Purpose(IntEnum):
@@ -55,17 +54,27 @@ def grant(
 ) -> str:
     """The value of the parameter that proves it. `until_s` is in Unix seconds."""
     claims = _LAYOUT.pack(purpose, tenant_id, lease, until_s)
-    return urlsafe_b64encode(claims + _proof(key, claims, message_id)).rstrip(b"=").decode()
+    return _text(claims + _proof(key, claims, message_id))
 
 
 def parse_access(text: str) -> Access | None:
-    """What such a value claims; None for a text that none of ours looks like."""
+    """What such a value claims; None for a text that none of ours looks like.
+
+    Of all that base64 can be read from, only what `grant` writes: one value has one text.
+    """
     try:
-        value = urlsafe_b64decode(text.encode("ascii") + b"=" * (_LENGTH - len(text)))
+        value = urlsafe_b64decode(text.encode("ascii"))
+        if _text(value) != text:
+            return None
         purpose, tenant_id, lease, until_s = _LAYOUT.unpack(value[:-_PROOF_BYTES])
         return Access(Purpose(purpose), TenantId(tenant_id), lease, until_s, value[-_PROOF_BYTES:])
     except (ValueError, NoBase64, struct.error):
         return None
+
+
+def _text(value: bytes) -> str:
+    """Without padding, because 33 bytes need none."""
+    return urlsafe_b64encode(value).decode()
 
 
 def _proof(key: str, claims: bytes, message_id: MessageId) -> bytes:
