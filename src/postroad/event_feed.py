@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from uuid import UUID
 
 from postroad.domain.ids import MessageId
 from postroad.domain.log import Event, Position
+from postroad.domain.tenant import TenantId
 from postroad.errors import TooManyWaiting
 from postroad.store import log_events
 from postroad.store.engine import Database
@@ -18,6 +20,9 @@ from postroad.store.log_searches import Search
 LOOK_EVERY_S = 0.1
 MOST_FOLLOWED = 200
 """Streams of one process."""
+
+MOST_OF_TENANT = 100
+"""Streams of one tenant, so that others find room."""
 
 _AT_ONCE = 1_000
 _BODY_BYTES_AT_ONCE = 4 * 1024 * 1024
@@ -37,12 +42,12 @@ class EventFeed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._followed = 0
+        self._followed: Counter[TenantId] = Counter()
         self._stopped = asyncio.Event()
 
     async def beginning(self, search: Search) -> Search:
         """The search from now on, if it has neither a position nor a time to begin from. Raises `TooManyWaiting`."""
-        if self._followed >= MOST_FOLLOWED:
+        if self._followed.total() >= MOST_FOLLOWED or self._followed[search.tenant_id] >= MOST_OF_TENANT:
             raise TooManyWaiting
         if search.after is not None or search.filters.since is not None:
             return search
@@ -50,7 +55,7 @@ class EventFeed:
 
     async def follow(self, search: Search, *, body_bytes: int) -> AsyncGenerator[tuple[Event, Position], None]:
         """Events beyond where the search begins, with their positions, until this process stops."""
-        self._followed += 1
+        self._followed[search.tenant_id] += 1
         try:
             while not self._stopped.is_set():
                 until = await self._complete_until()
@@ -66,7 +71,9 @@ class EventFeed:
                 if more is None:
                     await self._pause()
         finally:
-            self._followed -= 1
+            self._followed[search.tenant_id] -= 1
+            # Without those that are at zero: there may be many tenants.
+            self._followed = +self._followed
 
     def stop(self) -> None:
         """Let those go who listen: this process ends."""

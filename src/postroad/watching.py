@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -20,6 +20,9 @@ from postroad.store.engine import Database
 LOOK_EVERY_S = 0.1
 MOST_WATCHED = 5_000
 """Who wait in one process, for one message or for many."""
+
+MOST_OF_TENANT = 2_500
+"""Of them, for messages of one tenant, so that others find room."""
 
 _AT_ONCE = 500
 
@@ -47,7 +50,7 @@ class StatusWatch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._watched: dict[tuple[TenantId, MessageId], _Watched] = {}
-        self._watchers = 0
+        self._watchers: Counter[TenantId] = Counter()
         self._some = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -62,15 +65,21 @@ class StatusWatch:
 
         Ends early when this process stops. Raises `TooManyWaiting`.
         """
-        if self._watchers >= MOST_WATCHED:
+        if self._watchers.total() >= MOST_WATCHED or self._watchers[tenant_id] >= MOST_OF_TENANT:
             raise TooManyWaiting
-        key = (tenant_id, message_id)
-        self._watchers += 1
+        self._watchers[tenant_id] += 1
         try:
-            first = await self.find(tenant_id, message_id)
-        except BaseException:
-            self._watchers -= 1
-            raise
+            async with aclosing(self._follow(tenant_id, message_id)) as changes:
+                async for status in changes:
+                    yield status
+        finally:
+            self._watchers[tenant_id] -= 1
+            # Without those that are at zero: there may be many tenants.
+            self._watchers = +self._watchers
+
+    async def _follow(self, tenant_id: TenantId, message_id: MessageId) -> AsyncGenerator[Status | None, None]:
+        key = (tenant_id, message_id)
+        first = await self.find(tenant_id, message_id)
         watched = self._watched.setdefault(key, _Watched(first))
         watched.watchers += 1
         self._some.set()
@@ -88,7 +97,6 @@ class StatusWatch:
                     waiting.cancel()
         finally:
             stopped.cancel()
-            self._watchers -= 1
             watched.watchers -= 1
             if not watched.watchers:
                 del self._watched[key]

@@ -6,29 +6,36 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
-from postroad import reporting, watching
+from postroad import event_feed, reporting, watching
 from postroad.domain.ids import MessageId, parse_message_id
+from postroad.domain.log import State
 from postroad.domain.status import Report
 from postroad.domain.tenant import TenantId
 from postroad.errors import IntakeFull, KeyMissing, TooManyWaiting
+from postroad.event_feed import EventFeed
 from postroad.reporting import Reporting
 from postroad.store.engine import Connection, Database
+from postroad.store.filters import Filters
+from postroad.store.log_searches import Search
 from postroad.store.statuses import NewReport
 from postroad.tenancy import Tenancy
 from postroad.watching import StatusWatch
 from tests.conftest import Running, Serve, eventually
-from tests.moods import ok, status
-from tests.receiver import Receiver
+from tests.moods import Mood, handled, ok, status
+from tests.receiver import Received, Receiver
+from tests.security.test_sealing import a_key
 
 WAIT = status(202, b"taken", [("Upstash-Ack", "wait")])
 TENANT = TenantId(1)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -129,6 +136,25 @@ async def test_a_retry_after_a_nack_goes_by_the_publishers_formula(
     [waiting] = (await public.http.get("/v2/messages", params={"messageIds": message_id})).json()["messages"]
 
     assert 7_100_000 < waiting["dueAt"] - waiting["createdAt"] < 7_300_000
+
+
+async def test_a_worker_may_show_signs_of_life_before_its_handler_has_answered(
+    public: Running, receiver: Receiver, handler: httpx.AsyncClient
+) -> None:
+    beats: list[asyncio.Task[httpx.Response]] = []
+
+    async def hand_on(request: Received) -> Mood:
+        url = request.header("Upstash-Status-Url")
+        assert url is not None
+        beats.append(asyncio.create_task(handler.post(url, json={"heartbeat": True})))
+        await asyncio.sleep(0.2)  # the sign of life is under way by then
+        return WAIT
+
+    receiver.script("/job", handled(hand_on))
+    await public.publish(receiver.url("/job"))
+    await receiver.next_request("/job")
+
+    assert (await beats[0]).status_code == 200
 
 
 async def test_a_flow_control_key_is_kept_until_the_acknowledgement_and_let_go_once(
@@ -276,6 +302,60 @@ async def test_what_is_waiting_to_be_reported_is_bounded_in_bytes(
 
     async with database.connection() as connection:
         assert await connection.fetchval("select count(*) from reports") == 4
+
+
+async def test_one_tenant_leaves_room_for_others_to_wait(
+    server: Running, receiver: Receiver, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MOST_OF_TENANT", 1)
+    monkeypatch.setattr(event_feed, "MOST_OF_TENANT", 1)
+    watch, feed = StatusWatch(database), EventFeed(database)
+    message_id = identity(await server.publish(receiver.url("/job"), Upstash_Delay="1h"))
+    mine = Search(TENANT, Filters(), frozenset(State), after=None, limit=1, oldest_first=True)
+    theirs = replace(mine, tenant_id=TenantId(2))
+    waiting = watch.follow(TENANT, message_id)
+    await anext(waiting)
+    listening = feed.follow(replace(mine, filters=Filters(since=LONG_AGO)), body_bytes=0)
+    await anext(listening)
+
+    with pytest.raises(TooManyWaiting):
+        await anext(watch.follow(TENANT, message_id))
+    with pytest.raises(TooManyWaiting):
+        await feed.beginning(mine)
+
+    assert await anext(watch.follow(TenantId(2), message_id)) is None, "it is not theirs"
+    assert (await feed.beginning(theirs)).after is not None
+    await waiting.aclose()
+    await listening.aclose()
+    assert (await feed.beginning(mine)).after is not None
+
+
+async def test_nothing_that_a_handler_says_is_stored_in_the_clear(
+    serve: Serve, receiver: Receiver, handler: httpx.AsyncClient, connection: Connection
+) -> None:
+    public = await serve(public=True, encryption_key=a_key())
+    receiver.script("/job", WAIT)
+    waiting = await public.publish(receiver.url("/job"), b"at first", Upstash_Delay="1h")
+    message_id = await public.publish(receiver.url("/job"), Upstash_Callback=receiver.url("/callback"))
+    url = await opened(public, receiver)
+
+    changed = await public.http.patch(
+        f"/v2/messages/{waiting}", json={"body": "SECRET body", "headers": {"x-a": "SECRET header"}, "delay": "0s"}
+    )
+    await handler.post(url, json={"note": "SECRET note", "log": "SECRET line", "result": "SECRET result"})
+    await handler.post(url, json={"ack": True, "result": "SECRET end"})
+    told = json.loads((await receiver.next_request("/callback")).body)
+    delivered = await receiver.next_request("/job")
+    found = await seen(public, message_id)
+
+    assert changed.status_code == 200
+    assert (delivered.body, delivered.header("X-A")) == (b"SECRET body", "SECRET header")
+    assert b64decode(told["body"]) == b'"SECRET end"'
+    assert (found["result"], found["note"]) == ("SECRET end", "SECRET note")
+    for table in ("reports", "messages", "attempts"):
+        rows = await connection.fetch(f"select t::text as row from {table} t")
+        assert rows
+        assert not [row["row"] for row in rows if "SECRET" in row["row"] or b"SECRET".hex() in row["row"]]
 
 
 async def test_those_who_wait_for_one_message_are_counted_each(

@@ -142,24 +142,22 @@ async def take(context: Context, message_id: str, visitor: Visitor, said: Said) 
     report = replace(said.report, result=None) if said.ack else said.report
     if report != Report():
         await context.reporting.add(NewReport(visitor.tenant_id, identity, report, visitor.lease))
-    if said.ends:
-        await _end(context, visitor, status, said)
-    elif said.heartbeat:
-        prolonged = await context.handlers.prolong(visitor.tenant_id, identity, visitor.lease, said.span)
-        if prolonged is None:
-            raise _not_waiting(status)
+    if said.ends or said.heartbeat:
+        await _do(context, visitor, status, said)
     return status_view(await context.watch.find(visitor.tenant_id, identity) or status)
 
 
-async def _end(context: Context, visitor: Visitor, status: Status, said: Said) -> None:
-    """End the attempt. A worker may be done before the answer that left the work to it has been stored."""
+async def _do(context: Context, visitor: Visitor, status: Status, said: Said) -> None:
+    """End or prolong the attempt. A worker may be faster than the answer that leaves the work to it is stored."""
     whose = (visitor.tenant_id, status.id, visitor.lease)
     patience = monotonic() + _OVERTAKEN_S
     while True:
         if said.ack:
             done = await context.handlers.acknowledge(*whose, said.report.result)
+        elif said.nack is not None:
+            done = await context.handlers.give_up(*whose, said.nack, retry=said.retry, delay=said.delay)
         else:
-            done = await context.handlers.give_up(*whose, said.nack or "", retry=said.retry, delay=said.delay)
+            done = await context.handlers.prolong(*whose, said.span) is not None
         if done or (said.ack and status.phase is Phase.COMPLETED):
             return
         status = await context.watch.find(visitor.tenant_id, status.id) or status
