@@ -240,3 +240,26 @@ async def test_headers_that_are_added_again_and_again_keep_to_the_limits(server:
 
     assert [answer.status_code for answer in answers] == [200, 400, 200]
     assert "at most 64 headers" in answers[1].json()["error"]
+
+
+async def test_a_change_races_with_the_claim_and_no_attempt_shows_half_of_it(
+    server: Running, receiver: Receiver
+) -> None:
+    url = receiver.url("/race")
+    ids = [await server.publish(url, "old", Upstash_Delay="1s", Upstash_Forward_V="old") for _ in range(40)]
+
+    async def change(message_id: str) -> int:
+        change = {"body": "new", "headers": {"v": "new"}}
+        while True:
+            answer = await server.http.patch(f"/v2/messages/{message_id}", json=change)
+            if answer.status_code not in (200, 429):
+                return answer.status_code
+
+    codes = await asyncio.gather(*map(change, ids))
+    for message_id in ids:
+        await server.settled(message_id)
+
+    assert set(codes) == {409}, "each was begun in the midst of its changes"
+    seen = [(request.body, request.header("V")) for request in receiver.requests("/race")]
+    assert len(seen) == 40
+    assert set(seen) <= {(b"new", "new"), (b"old", "old")}
