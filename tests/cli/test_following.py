@@ -72,7 +72,7 @@ async def test_the_end_of_a_message_is_waited_for_and_is_the_exit_code(
 
 async def test_a_status_that_is_not_the_end_has_a_code_of_its_own(receiver: Receiver) -> None:
     receiver.script(f"/v2/status/{ID}", answer(state("processing", progress=10, note="begun")))
-    receiver.script(f"/v2/status/{ID}/stream", chunked([b": hello\n\n"], ()))
+    receiver.script(f"/v2/status/{ID}/stream", chunked([b": hello\n\n"], STREAM))
 
     now, later = await command(receiver, "status", ID), await command(receiver, "status", ID, "--within", "1s")
 

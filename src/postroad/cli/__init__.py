@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -74,10 +75,14 @@ cli.add_typer(encryption.commands, name="encryption", rich_help_panel=_RUN)
 
 def main() -> None:
     """The entry point: what its user can cause is told in one sentence, with an exit code of `exits`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # A locale that cannot write a letter shows its number.
     try:
         cli(prog_name="postroad")
     except PostroadError as error:
-        print(f"postroad: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
+        # What a server says may hold what a terminal would obey.
+        print(f"postroad: {output.harmless(str(error))}", file=sys.stderr)  # noqa: T201  the command line's own output
         sys.exit(ExitCode.UNREACHABLE if isinstance(error, Unreachable) else ExitCode.REFUSED)
 
 

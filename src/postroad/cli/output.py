@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,16 +52,12 @@ def instant(name: str, title: str | None = None) -> Column:
 
 def document(value: Any) -> None:
     """One JSON document: indented on a terminal, on one line elsewhere."""
-    import orjson
-
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if is_terminal() else 0))
+    _print_json(value, indent=2 if is_terminal() else None)
 
 
 def line(value: Any) -> None:
     """One line of JSON, at once."""
-    import orjson
-
-    typer.echo(orjson.dumps(value))
+    _print_json(value, indent=None)
     sys.stdout.flush()
 
 
@@ -157,6 +154,15 @@ def numbered(count: int, noun: str) -> str:
 def joined(values: Iterable[Any] | None) -> str | None:
     """Several values in one cell, None for none."""
     return ", ".join(str(value) for value in values or ()) or None
+
+
+def _print_json(value: Any, *, indent: int | None) -> None:
+    """UTF-8, whatever the locale is. JSON leaves some control characters as they are, which a terminal would obey."""
+    compact = (",", ":") if indent is None else None
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=compact)
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() or one in "\n " else json.dumps(one)[1:-1] for one in text)
+    typer.echo(text.encode())
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -131,6 +132,6 @@ def found(remote: Remote, message_id: str) -> tuple[dict[str, Any] | None, list[
 
 def shown(result: Any) -> str | None:
     """A result as text."""
-    import orjson
-
-    return result if result is None or isinstance(result, str) else orjson.dumps(result).decode()
+    if result is None or isinstance(result, str):
+        return result
+    return json.dumps(result, ensure_ascii=False, separators=(",", ":"))
