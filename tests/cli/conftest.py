@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from postroad import cli
 from tests.conftest import KEYS, TOKEN, Running, Serve
+from tests.receiver import Receiver
 
 POSTROAD = Path(sys.executable).parent / "postroad"
 
@@ -37,7 +38,7 @@ class Ran:
     @property
     def json(self) -> Any:
         """The one document that it printed."""
-        assert self.code in (0, 3, 4, 5), self
+        assert self.code in (0, 1, 3, 4, 5), self
         return json.loads(self.out)
 
     @property
@@ -66,6 +67,12 @@ def run_here(*arguments: str, stdin: str | bytes = "") -> Ran:
         sys.stdout.flush()
         sys.stderr.flush()
         return Ran(code, out.getvalue().decode(), err.getvalue().decode())
+
+
+async def command(receiver: Receiver, *arguments: str, stdin: str = "") -> Ran:
+    """Run a command against the receiver."""
+    here = ("--url", receiver.url("").rstrip("/"), "--token", "t")
+    return await asyncio.to_thread(run_here, *arguments, *here, stdin=stdin)
 
 
 Run = Callable[..., Awaitable[Ran]]

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import POSTROAD, Ran, Run, run_here
+from postroad.cli import logs
+from postroad.cli import status as phases
+from tests.cli.conftest import POSTROAD, Run, command
 from tests.conftest import Running
-from tests.moods import Mood, chunked, ok, raw, status
+from tests.moods import Mood, chunked, never, ok, raw, status
 from tests.receiver import Receiver
 
 NOW_MS = 1_700_000_000_000
@@ -42,11 +44,6 @@ def events(name: str, *values: Any, breaks_off: bool = False) -> Mood:
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         return raw(f"{head}{len(text):x}\r\n{text}\r\n".encode(), then_close=True)
     return ok(text.encode(), STREAM)
-
-
-async def command(receiver: Receiver, *arguments: str) -> Ran:
-    """Run a command against the receiver."""
-    return await asyncio.to_thread(run_here, *arguments, "--url", receiver.url("").rstrip("/"), "--token", "t")
 
 
 @pytest.mark.parametrize(
@@ -269,3 +266,106 @@ async def test_what_waits_is_changed(receiver: Receiver) -> None:
     assert json.loads(second.body) == {"notBefore": 1_893_456_000}
     assert (late.code, late.err) == (1, "postroad: begun (HTTP 409)\n")
     assert "something to change" in (await command(receiver, "edit", ID)).err
+
+
+BUSY = status(503, b'{"error": "starting"}', JSON)
+
+
+async def test_waiting_goes_on_over_a_restart_behind_a_proxy(receiver: Receiver) -> None:
+    receiver.script(f"/v2/status/{ID}", answer(state("pending")))
+    receiver.script(f"/v2/status/{ID}/stream", BUSY, status(502), events("status", state("completed")))
+
+    assert (await command(receiver, "status", ID, "--wait")).code == 0
+
+
+@pytest.mark.parametrize("between", [BUSY, status(429, b"{}", JSON), never()])
+async def test_the_log_is_followed_over_what_passes(
+    receiver: Receiver, between: Mood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_SILENCE_S", 0.5)
+    told = [{"time": NOW_MS + n, "messageId": ID, "state": "CREATED", "url": f"http://x/{n}"} for n in range(2)]
+    receiver.script(
+        "/v2/events/stream",
+        events("message", told[0]), between, events("message", told[1]), status(400, b'{"error": "the end"}', JSON),
+    )  # fmt: skip
+
+    ran = await command(receiver, "logs", "--follow", "--json")
+
+    assert [json.loads(line) for line in ran.out.splitlines()] == told
+    assert ran.err.count("It is tried again.") == 1
+    assert ran.err.endswith("postroad: the end (HTTP 400)\n")
+
+
+async def test_a_server_that_is_busy_from_the_start_is_not_followed(receiver: Receiver) -> None:
+    receiver.script("/v2/events/stream", BUSY)
+
+    ran = await command(receiver, "logs", "--follow")
+
+    assert (ran.code, ran.err) == (1, "postroad: starting (HTTP 503)\n")
+
+
+async def test_a_server_that_says_nothing_any_more_is_not_waited_for_without_end(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(phases, "_PATIENCE_S", 0.1)
+    receiver.script(f"/v2/status/{ID}", answer(state("pending")))
+    receiver.script(f"/v2/status/{ID}/stream", never())
+
+    ran = await command(receiver, "status", ID, "--wait")
+
+    assert ran.code == 6
+    assert "says nothing any more" in ran.err
+
+
+async def test_a_time_to_wait_is_for_all_messages_together(receiver: Receiver) -> None:
+    ids = [f"{ID[:-1]}{number}" for number in range(4)]
+    receiver.script("/v2/publish/many", ok(json.dumps([{"messageId": one} for one in ids]).encode(), JSON))
+    for one in ids:
+        receiver.script(f"/v2/status/{one}", answer(state("pending")))
+        receiver.script(f"/v2/status/{one}/stream", never())
+
+    ran = await command(receiver, "publish", "many", "--within", "1s", "--json")
+
+    assert ran.code == 5
+    assert len(ran.json) == 4
+    assert [len(receiver.requests(f"/v2/status/{one}/stream")) for one in ids] == [1, 0, 0, 0]
+
+
+async def test_nothing_is_published_with_a_time_to_wait_that_is_none(receiver: Receiver) -> None:
+    ran = await command(receiver, "publish", "http://x/", "--wait", "--within", "soon")
+    other = await command(receiver, "enqueue", "q", "http://x/", "--wait", "--within", "soon")
+
+    assert (ran.code, other.code) == (1, 1)
+    assert receiver.requests() == []
+
+
+async def test_the_ids_of_a_batch_that_ends_early_are_printed(receiver: Receiver) -> None:
+    lines = "".join(f'{{"destination": "http://x/{number}"}}\n' for number in range(250))
+    part = answer([{"messageId": f"msg_{number}"} for number in range(100)])
+    too_large = status(413, b'{"error": "too large"}', JSON)
+    receiver.script("/v2/batch", part, too_large, part, too_large, too_large)
+
+    text = await command(receiver, "batch", "-", stdin=lines)
+    document = await command(receiver, "batch", "-", "--json", stdin=lines)
+    none = await command(receiver, "batch", "-", "--json", stdin=lines)
+
+    assert text.out.splitlines() == [f"msg_{number}" for number in range(100)]
+    assert [one["messageId"] for one in json.loads(document.out)] == text.out.splitlines()
+    for ran in (text, document):
+        said = "The first 100 messages of the file were sent.\npostroad: too large (HTTP 413)\n"
+        assert (ran.code, ran.err) == (1, said)
+    assert (none.out, none.err) == ("", "postroad: too large (HTTP 413)\n")
+
+
+async def test_what_was_retried_is_printed_when_the_rest_is_refused(receiver: Receiver) -> None:
+    letters = [{"dlqId": str(number)} for number in range(3)]
+    receiver.script("/v2/dlq", answer({"messages": letters}))
+    retried = {"responses": [{"messageId": "msg_1"}], "cursor": "2"}
+    receiver.script("/v2/dlq/retry", answer(retried), status(429, b'{"error": "too many"}', JSON))
+
+    ran = await command(receiver, "dlq", "retry", "--all", "--yes", "--json")
+
+    assert json.loads(ran.out) == {"responses": [{"messageId": "msg_1"}]}
+    assert ran.code == 1
+    assert ran.err == "2 dead letters stayed.\npostroad: too many (HTTP 429)\n"

@@ -130,6 +130,22 @@ async def test_all_that_match_are_cancelled(run: Run, environment: Running, rece
     assert (await run("messages")).rows == []
 
 
+async def test_an_id_of_nothing_among_others_is_told_by_the_exit_code(
+    run: Run, environment: Running, receiver: Receiver
+) -> None:
+    waiting = [await environment.publish(receiver.url(), upstash_delay="1h") for _ in range(2)]
+
+    some = await run("cancel", waiting[0], "msg_nothing", "--yes", "--json")
+    all_ = await run("cancel", waiting[1], waiting[1], "--yes")
+
+    assert (some.code, some.json["cancelled"]) == (1, 1)
+    assert some.err == "postroad: 1 of the ids is of no unfinished message\n"
+    assert (all_.code, all_.out) == (0, "1 message cancelled.\n")
+    gone = await run("dlq", "delete", "1-1", "2-2", "--yes")
+    assert (gone.code, gone.err) == (1, "postroad: 2 of the ids were not deleted\n")
+    assert (await run("dlq", "retry", "1-1", "2-2", "--yes")).code == 1
+
+
 async def test_the_log_is_followed_as_it_happens(
     run: Run, environment: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from postroad.cli import output
-from tests.cli.conftest import POSTROAD, Ran, Run, run_here
+from tests.cli.conftest import POSTROAD, Run, command, run_here
 from tests.moods import Headers, Mood, ok, raw, redirect, status
 from tests.receiver import Receiver
 
@@ -19,11 +19,6 @@ JSON = (("Content-Type", "application/json"),)
 HTML = (("Content-Type", "text/html"),)
 STREAM = (("Content-Type", "text/event-stream"),)
 ID = "msg_1ChJjTai2G96YBcMGvCnEd"
-
-
-async def command(receiver: Receiver, *arguments: str) -> Ran:
-    """Run a command against the receiver."""
-    return await asyncio.to_thread(run_here, *arguments, "--url", receiver.url("").rstrip("/"), "--token", "t")
 
 
 def page(code: int, text: str) -> Mood:
@@ -198,3 +193,17 @@ async def test_a_page_instead_of_a_stream_is_told(receiver: Receiver) -> None:
 
     assert ran.code == 6
     assert "is no QStash: it sent '<html>" in ran.err
+
+
+async def test_a_narrow_terminal_gets_names_and_values_and_no_id_in_pieces(
+    receiver: Receiver, run_on_terminal: Run
+) -> None:
+    one = {"messageId": ID, "state": "waiting", "dueAt": 1, "waitsFor": "its time", "url": "http://x/"}
+    receiver.script("/v2/messages", ok(json.dumps({"messages": [one, one]}).encode(), JSON))
+
+    narrow = await run_on_terminal("messages", "--url", receiver.url("").rstrip("/"), columns=40)
+    wide = await run_on_terminal("messages", "--url", receiver.url("").rstrip("/"), columns=120)
+
+    assert [line.split() for line in narrow.out.splitlines() if line.startswith("message ")] == [["message", ID]] * 2
+    assert max(map(len, narrow.out.splitlines())) <= 40
+    assert len([line for line in wide.out.splitlines() if line.startswith(ID)]) == 2

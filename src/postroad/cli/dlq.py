@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 
 from postroad.cli import output
 from postroad.cli.messages import Count
-from postroad.cli.options import BadOption, Consent, Filters, Server, fields_of, given, spread
+from postroad.cli.options import BadOption, Consent, Filters, NotThere, Server, fields_of, given, spread
 from postroad.cli.remote import Remote, segment
 
 commands = typer.Typer(help="Dead letters: messages that were given up.", no_args_is_help=True)
@@ -162,20 +162,39 @@ def _change(
         if not ids or len(ids) > 1 or work.verb == "Delete":
             consent.ask(f"{work.verb} {output.numbered(count, 'dead letter')}")
         done: list[Any] = []
-        with output.progress(work.gerund, count) as show:
-            for part in parts:
-                cursor: str | None = None
-                while True:
-                    some, cursor = work.step(remote, {**part, "count": PAGE, "cursor": cursor})
+        is_whole = False
+        try:
+            with output.progress(work.gerund, count) as show:
+                for some in _pages(work, remote, parts):
                     done += some
                     show(len(done))
-                    if not cursor:
-                        break
+            is_whole = True
+        finally:
+            # Whatever ends it, be it Ctrl-C: what is done stays done, and the ids of new messages cannot be had again.
+            if done or is_whole:
+                _tell(work, done, count, at)
+    missing = len(set(ids or ())) - len(done)
+    if ids and missing:
+        raise NotThere(f"{missing} of the ids {'was' if missing == 1 else 'were'} not {work.participle}")
+
+
+def _pages(work: _Work, remote: Remote, parts: list[dict[str, Any]]) -> Iterator[list[Any]]:
+    """Do it page after page, and give what each came to."""
+    for part in parts:
+        cursor: str | None = None
+        while True:
+            some, cursor = work.step(remote, {**part, "count": PAGE, "cursor": cursor})
+            yield some
+            if not cursor:
+                break
+
+
+def _tell(work: _Work, done: list[Any], count: int, at: Server) -> None:
     if at.json:
         output.document({work.field: len(done) if work.verb == "Delete" else done})
     elif work.verb == "Retry" and not output.is_terminal():
         for one in done:
-            typer.echo(one["messageId"])
+            typer.echo(output.plain(one["messageId"]))
     else:
         typer.echo(f"{output.numbered(len(done), 'dead letter')} {work.participle}.")
     if len(done) < count:

@@ -10,11 +10,13 @@ import typer
 from postroad.cli import output
 from postroad.cli.messages import Count
 from postroad.cli.options import Filters, Places, Server, spread
-from postroad.cli.remote import NoProgress, Rejected, Remote, Unreachable
+from postroad.cli.remote import Rejected, Remote, Unreachable
 
 _PAGE = 1_000
 _PATIENCE_S = 60.0
 _STEP_S = 1.0
+_SILENCE_S = 60.0
+"""A server says every 15 seconds that it is still there."""
 
 _STYLES = {"DELIVERED": "green", "FAILED": "red", "ERROR": "yellow", "CANCELED": "magenta"}
 
@@ -43,9 +45,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with events as they happen.")] = False,
     count: Count = 100,
 ) -> None:
-    """Print events, the oldest of them first; with --follow each one as it happens, until Ctrl-C.
+    """Print the newest events, the oldest of them first; with --follow each one as it happens, until Ctrl-C.
 
-    With --since everything from then on, else the last ones. With --json and --follow a line for each event.
+    With --follow and --since everything from then on comes first. With --follow and --json a line for each event.
     """
     query = where.query() | places.query()
     query |= {name: value for name, value in (("messageId", message), ("state", state)) if value}
@@ -84,23 +86,20 @@ def _follow(remote: Remote, query: dict[str, Any], at: Server) -> None:
     while True:
         after = last if last or not is_reached or "fromDate" in query else start
         try:
-            for event in remote.events("/v2/events/stream", query=query, after=after):
+            for event in remote.events("/v2/events/stream", query=query, after=after, silence_s=_SILENCE_S):
                 is_reached, lost_at = True, None
                 if event is not None and event.id:
                     last = event.id
                 if event is not None and event.name == "message":
                     _print(event.data, at)
-        except Rejected:
-            raise
-        except NoProgress:
-            is_reached = True
-            continue
-        except Unreachable as error:
+        except (Unreachable, Rejected) as error:
             # A server that is restarted is there again in a moment, and the stream goes on where it broke off.
+            if not (is_reached and error.is_passing):
+                raise
             if lost_at is None:
                 lost_at = time.monotonic()
-                typer.echo(f"{error} It is tried again.", err=True)
-            if not is_reached or time.monotonic() - lost_at > _PATIENCE_S:
+                typer.echo(f"postroad: {output.plain(error)}. It is tried again.", err=True)
+            elif time.monotonic() - lost_at > _PATIENCE_S:
                 raise
         time.sleep(_STEP_S)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from postroad.cli import output, publishing, status
-from postroad.cli.options import BadOption, Consent, Filters, Places, Server, given, spread, time_ms
+from postroad.cli.options import BadOption, Consent, Filters, NotThere, Places, Server, given, spread, time_ms
 from postroad.cli.remote import Rejected, Remote, segment
 
 STEP = 1_000
@@ -143,6 +143,9 @@ def cancel(
         output.document(answer)
     else:
         typer.echo(f"{output.numbered(answer['cancelled'], 'message')} cancelled.")
+    missing = len(set(ids or ())) - answer["cancelled"]
+    if ids and missing:
+        raise NotThere(f"{missing} of the ids {'is' if missing == 1 else 'are'} of no unfinished message")
 
 
 def check_choice(ids: list[str] | None, query: dict[str, Any], *, all_: bool) -> None:
@@ -169,11 +172,15 @@ def _cancel_ids(remote: Remote, ids: list[str]) -> dict[str, Any]:
 def _cancel_matching(remote: Remote, query: dict[str, Any]) -> dict[str, Any]:
     """Begin a bulk action, and watch it to its end."""
     begun = remote.call("DELETE", "/v2/messages", query={**query, "async": "true"})
-    with output.progress("Cancelling", begun["cancelled"]) as show:
-        while (action := remote.call("GET", f"/v2/bulkActions/{begun['actionId']}"))["state"] != "FINISHED":
+    try:
+        with output.progress("Cancelling", begun["cancelled"]) as show:
+            while (action := remote.call("GET", f"/v2/bulkActions/{begun['actionId']}"))["state"] != "FINISHED":
+                show(action["processed"])
+                time.sleep(_LOOK_AGAIN_S)
             show(action["processed"])
-            time.sleep(_LOOK_AGAIN_S)
-        show(action["processed"])
+    except KeyboardInterrupt:
+        typer.echo(f"The server goes on with it, as bulk action {begun['actionId']}.", err=True)
+        raise
     return {"cancelled": action["processed"], "actionId": begun["actionId"]}
 
 

@@ -37,6 +37,10 @@ class NotConfirmed(PostroadError):
     """What destroys something was not agreed to."""
 
 
+class NotThere(PostroadError):
+    """Some of what was named is not there; the rest was done."""
+
+
 def spread(function: Callable[..., None]) -> Callable[..., None]:
     """The function as typer can take it: a parameter that is a dataclass becomes the options that its fields are."""
     hints = get_type_hints(function, include_extras=True)

@@ -13,6 +13,8 @@ from typing import Any
 import typer
 
 _LONG = timedelta(days=2)
+_LEAST_WIDTH = 12
+"""Letters for each column, without which a table is one no more, but ids in pieces: then names and values are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,20 @@ def table(items: Sequence[Any], columns: Sequence[Column], *, empty: str) -> Non
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    if console.width < _LEAST_WIDTH * len(columns):
+        for number, item in enumerate(items):
+            if number:
+                typer.echo("")
+            record({column.title: column.value(item) for column in columns})
+        return
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column.title, justify="right" if column.is_number else "left", style=column.style,
                          overflow="fold")  # fmt: skip
     for item in items:
         shown.add_row(*(_cell(column.value(item)) for column in columns))
-    Console().print(shown)
+    console.print(shown)
 
 
 def record(values: Mapping[str, Any]) -> None:

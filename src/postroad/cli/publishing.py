@@ -152,11 +152,12 @@ def publish(
     within: status.Within = None,
 ) -> None:
     """Publish a message, and print its id."""
+    deadline = status.deadline_of(within)
     body = content.read()
     headers = content.headers(body) | delivery.headers() | ({} if cron is None else {"Upstash-Cron": cron})
     with at.opened() as remote:
         answer = remote.call("POST", f"/v2/publish/{unfragmented(destination)}", headers=headers, body=body)
-        _tell(remote, answer, at, wait=wait, within=within)
+        _tell(remote, answer, at, wait=wait, deadline=deadline)
 
 
 @spread
@@ -170,11 +171,12 @@ def enqueue(
     within: status.Within = None,
 ) -> None:
     """Put a message into a queue, and print its id."""
+    deadline = status.deadline_of(within)
     body = content.read()
     path = f"/v2/enqueue/{segment(queue)}/{unfragmented(destination)}"
     with at.opened() as remote:
         answer = remote.call("POST", path, headers=content.headers(body) | delivery.headers(), body=body)
-        _tell(remote, answer, at, wait=wait, within=within)
+        _tell(remote, answer, at, wait=wait, deadline=deadline)
 
 
 @spread
@@ -198,21 +200,21 @@ def batch(
             typer.echo(f"{output.numbered(len(items), 'message')} would be sent.")
         return
     answers: list[Any] = []
-    with at.opened() as remote, output.progress("Publishing", len(items)) as show:
-        for start in range(0, len(items), BATCH):
-            try:
-                answers += remote.call("POST", "/v2/batch", json=items[start : start + BATCH])
-            except Exception:
-                if start:
-                    typer.echo(f"The first {output.numbered(start, 'message')} of the file were sent.", err=True)
-                raise
-            show(min(start + BATCH, len(items)))
-    if at.json:
-        output.document(answers)
-        return
-    for answer in answers:
-        for one in answer if isinstance(answer, list) else [answer]:
-            typer.echo(output.plain(one.get("messageId") or one.get("error")))
+    sent = 0
+    with at.opened() as remote:
+        try:
+            with output.progress("Publishing", len(items)) as show:
+                for start in range(0, len(items), BATCH):
+                    part = items[start : start + BATCH]
+                    answers += remote.call("POST", "/v2/batch", json=part)
+                    sent += len(part)
+                    show(sent)
+        finally:
+            # Whatever ends it, be it Ctrl-C: what was sent stays sent, and its ids cannot be had again.
+            if answers or sent == len(items):
+                _tell_batch(answers, at)
+            if 0 < sent < len(items):
+                typer.echo(f"The first {output.numbered(sent, 'message')} of the file were sent.", err=True)
 
 
 def content_of(option: str, path: Path) -> bytes:
@@ -228,11 +230,11 @@ def unfragmented(destination: str) -> str:
     return destination.replace("#", "%23")
 
 
-def _tell(remote: Remote, answer: Any, at: Server, *, wait: bool, within: str | None) -> None:
+def _tell(remote: Remote, answer: Any, at: Server, *, wait: bool, deadline: float | None) -> None:
     """Print what was made, and wait for its end."""
     made = answer if isinstance(answer, list) else [answer]
     ids = [one["messageId"] for one in made if "messageId" in one]
-    if not wait or not ids:
+    if not ids or not (wait or deadline is not None):
         if at.json:
             output.document(answer)
         else:
@@ -243,7 +245,16 @@ def _tell(remote: Remote, answer: Any, at: Server, *, wait: bool, within: str | 
         return
     if not at.json:
         typer.echo("\n".join(ids), err=True)
-    status.finish([status.followed(remote, one, within=within) for one in ids], as_json=at.json)
+    status.finish([status.followed(remote, one, deadline=deadline) for one in ids], as_json=at.json)
+
+
+def _tell_batch(answers: list[Any], at: Server) -> None:
+    if at.json:
+        output.document(answers)
+        return
+    for answer in answers:
+        for one in answer if isinstance(answer, list) else [answer]:
+            typer.echo(output.plain(one.get("messageId") or one.get("error")))
 
 
 def _unix(text: str) -> int:

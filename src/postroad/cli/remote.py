@@ -25,6 +25,8 @@ _OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 class Unreachable(PostroadError):
     """No answer came from the server."""
 
+    is_passing = True
+
 
 class Unsendable(PostroadError):
     """A request that HTTP has no way to write."""

@@ -37,20 +37,25 @@ def status(
 
     Exit code 0 when it is completed, 3 failed, 4 canceled, 5 when it has not ended (in time).
     """
+    deadline = deadline_of(within)
     with at.opened() as remote:
-        if wait or within is not None:
-            state = followed(remote, message_id, within=within)
+        if wait or deadline is not None:
+            state = followed(remote, message_id, deadline=deadline)
         else:
             state = remote.call("GET", f"/v2/status/{segment(message_id)}")
     finish([state], as_json=at.json)
 
 
-def followed(remote: Remote, message_id: str, *, within: str | None) -> dict[str, Any]:
+def deadline_of(within: str | None) -> float | None:
+    """The monotonic second at which the time to wait is over. Raises `BadOption`."""
+    return None if within is None else time.monotonic() + seconds("--within", within)
+
+
+def followed(remote: Remote, message_id: str, *, deadline: float | None) -> dict[str, Any]:
     """The status of a message when it has ended, or when the time is over; meanwhile a bar shows it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    deadline = None if within is None else time.monotonic() + seconds("--within", within)
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.fields[status]:<10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
@@ -108,11 +113,11 @@ def _states(remote: Remote, message_id: str, deadline: float | None) -> Iterator
                     yield state
                 if deadline is not None and time.monotonic() > deadline:
                     return
-        except NoProgress:
-            continue
-        except Unreachable:
+        except (Unreachable, Rejected) as error:
+            if isinstance(error, NoProgress) and deadline is not None and time.monotonic() > deadline:
+                return
             lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > _PATIENCE_S:
+            if not error.is_passing or time.monotonic() - lost_at > _PATIENCE_S:
                 raise
         # A server that is restarted ends the stream, and is there again in a moment.
         if state["status"] not in _ENDED:
