@@ -9,11 +9,14 @@ import re
 import httpx
 import pytest
 
-from tests.cli.conftest import POSTROAD, Run
+from postroad.clock import Clock
+from tests.cli.conftest import POSTROAD, Run, command
 from tests.conftest import Running, Serve, eventually
 from tests.moods import Mood, handled, never, ok, status
 from tests.receiver import Received, Receiver
 
+ID = "msg_1ChJjTai2G96YBcMGvCnEd"
+CURSORS: tuple[dict[str, str], ...] = ({"cursor": "7"}, {})
 PROGRESS = ((10, "begun"), (50, "half of it"), (100, "nearly"))
 
 
@@ -199,6 +202,46 @@ async def test_top_counts_what_a_server_does(run: Run, environment: Running, rec
     assert busiest["host"] == receiver.url("").removeprefix("http://").rstrip("/")
     assert busiest["errors"] == pytest.approx(1 / 3, abs=0.001)
     assert picture["perSecond"]["published"] > picture["perSecond"]["delivered"] > 0
+    assert picture["sample"] == {"events": 12, "seconds": 60.0, "isWhole": True}
+    assert (await run("top")).record["rates are of"] == "the last 60 s"
+
+
+async def test_top_looks_back_a_second_at_the_least_and_says_how_far(receiver: Receiver) -> None:
+    """2,000 published in this moment, and before that one each millisecond."""
+    now_ms = Clock().now_ms()
+    told = [{"state": "CREATED", "time": now_ms - max(0, n - 2_000), "url": "http://x/"} for n in range(12_000)]
+    pages = [{"events": told[at : at + 1_000], "cursor": "more"} for at in range(0, len(told), 1_000)]
+    empty = {"queues": [], "flowControl": [], "globalParallelism": {"parallelismCount": 0}}
+    for path, view in (empty | {"messages": {"messages": []}, "dlq": {"messages": []}}).items():
+        receiver.script(f"/v2/{path}", ok(json.dumps(view).encode()))
+    receiver.script("/v2/events", *(ok(json.dumps(page).encode()) for page in pages))
+
+    picture = (await command(receiver, "top", "--json")).json
+
+    seen, seconds = picture["sample"]["events"], picture["sample"]["seconds"]
+    assert not picture["sample"]["isWhole"]
+    assert 1 <= seconds < 60
+    assert 2_000 < seen <= 4_000
+    assert picture["perSecond"]["published"] == pytest.approx(seen / seconds, rel=0.01)
+    receiver.script("/v2/events", *(ok(json.dumps(page).encode()) for page in pages))
+    said = (await command(receiver, "top")).record["rates are of"]
+    assert re.fullmatch(r"the newest [\d,]+ events, the last [\d.]+ s", said)
+
+
+async def test_nothing_of_a_long_message_is_left_out(receiver: Receiver) -> None:
+    path = f"/v2/status/{ID}"
+    event = {"state": "RETRY", "time": 1, "messageId": ID}
+    receiver.script(f"/v2/messages/{ID}", ok(json.dumps({"method": "POST", "url": "http://x/"}).encode()))
+    receiver.script("/v2/events", *(ok(json.dumps({"events": [event] * 1_000} | more).encode()) for more in CURSORS))
+    receiver.script(path, ok(b'{"status": "pending"}'))
+    line = {"time": 1, "text": "said"}
+    receiver.script(f"{path}/log", *(ok(json.dumps({"lines": [line] * 100} | more).encode()) for more in CURSORS))
+
+    document = (await command(receiver, "message", ID, "--json")).json
+
+    assert (len(document["events"]), len(document["lines"])) == (2_000, 200)
+    assert receiver.requests(f"{path}/log")[1].target.endswith("?cursor=7")
+    assert not any("trimBody" in request.target for request in receiver.requests())
 
 
 async def test_what_waits_is_changed(run: Run, environment: Running, receiver: Receiver) -> None:

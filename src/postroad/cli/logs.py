@@ -39,7 +39,8 @@ def logs(
     state: Annotated[
         list[str] | None,
         typer.Option(
-            help="CREATED, ACTIVE, RETRY, ERROR, DELIVERED, FAILED, CANCELED or IN_PROGRESS.", show_default=False
+            help="CREATED, ACTIVE, RETRY, ERROR, DELIVERED, FAILED, CANCEL_REQUESTED, CANCELED or IN_PROGRESS.",
+            show_default=False,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with events as they happen.")] = False,

@@ -15,7 +15,8 @@ from postroad.cli.remote import Rejected, Remote, segment
 STEP = 1_000
 _NOT_FOUND = 404
 _LOOK_AGAIN_S = 0.2
-_EVENTS = 1_000
+_PAGE = 1_000
+_MOST_BODY_BYTES = 1_000
 
 Count = Annotated[int, typer.Option("--count", "-n", min=1, help="At most so many.")]
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="Id of a message.", show_default=False)]
@@ -62,8 +63,8 @@ def message(message_id: MessageId, at: Server) -> None:
                 raise
             gone = error
             one = None
-        query = {"messageId": message_id, "order": "earliestFirst", "trimBody": _EVENTS}
-        events, _ = remote.pages("/v2/events", "events", query=query, most=_EVENTS, size=_EVENTS)
+        query = {"messageId": message_id, "order": "earliestFirst", "trimBody": None if at.json else _MOST_BODY_BYTES}
+        events, _ = remote.pages("/v2/events", "events", query=query, size=_PAGE)
         if one is None and not events:
             raise gone
         state, lines = status.found(remote, message_id)

@@ -125,10 +125,18 @@ def _states(remote: Remote, message_id: str, deadline: float | None) -> Iterator
 
 
 def found(remote: Remote, message_id: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The status of a message and the first lines that its handler logged; nothing when nothing is known of it."""
+    """The status of a message and the lines that its handler logged; nothing when nothing is known of it."""
     path = f"/v2/status/{segment(message_id)}"
     try:
-        return remote.call("GET", path), remote.call("GET", f"{path}/log")["lines"]
+        state = remote.call("GET", path)
+        lines: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = remote.call("GET", f"{path}/log", query={"cursor": cursor})
+            lines += page["lines"]
+            cursor = page.get("cursor")
+            if not cursor:
+                return state, lines
     except Rejected as error:
         if error.status == _NOT_FOUND:
             return None, []

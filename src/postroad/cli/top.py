@@ -12,22 +12,38 @@ import typer
 
 from postroad.cli import output
 from postroad.cli.options import Server, spread
-from postroad.cli.remote import Remote, Unreachable
+from postroad.cli.remote import Rejected, Remote, Unreachable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _WINDOW_MS = 60_000
-_SAMPLE = 1_000
+_PAGE = 1_000
+_MOST_SAMPLED = 10_000
+_LEAST_SPAN_MS = 1_000
 _MOST_COUNTED = 1_000
 _SHOWN = 10
 _ENDS = ("DELIVERED", "ERROR", "FAILED")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What a server does now. Rates are of the newest events of the last minute; a count that ends early says so."""
+class Sample:
+    """Events of the last minute, the newest first: all of them, or where they are very many those of its end."""
 
+    events: list[dict[str, Any]]
+    span_s: float
+    is_whole: bool
+
+    def __str__(self) -> str:
+        newest = "" if self.is_whole else f"the newest {len(self.events):,} events, "
+        return f"{newest}the last {self.span_s:,.3g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a server does now. Rates are those of the sample; a count that ends early says so."""
+
+    sample: Sample
     per_second: dict[str, float]
     in_flight: int
     unfinished: int
@@ -39,6 +55,11 @@ class Picture:
     def view(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
+            "sample": {
+                "events": len(self.sample.events),
+                "seconds": round(self.sample.span_s, 3),
+                "isWhole": self.sample.is_whole,
+            },
             "perSecond": self.per_second,
             "inFlight": self.in_flight,
             "unfinished": self.unfinished,
@@ -76,18 +97,13 @@ def top(
 
 def look(remote: Remote) -> Picture:
     """What the API says now."""
-    from postroad.clock import Clock
-
-    now_ms = Clock().now_ms()
-    query = {"fromDate": now_ms - _WINDOW_MS, "trimBody": "true"}
-    events, cursor = remote.pages("/v2/events", "events", query=query, most=_SAMPLE, size=_SAMPLE)
-    # A sample that is cut off reaches back as far as its oldest event.
-    since_ms = events[-1]["time"] if cursor and events else now_ms - _WINDOW_MS
-    span_s = max(1.0, (now_ms - since_ms) / 1000)
+    sample = _sample(remote)
+    events, span_s = sample.events, sample.span_s
     states = Counter(event["state"] for event in events)
     queues = [one for one in remote.call("GET", "/v2/queues") if one["lag"]]
     keys = [one for one in remote.call("GET", "/v2/flowControl") if one["waitListSize"] or one["parallelismCount"]]
     return Picture(
+        sample=sample,
         per_second={
             name: round(states[state] / span_s, 2)
             for name, state in (("published", "CREATED"), ("delivered", "DELIVERED"), ("errors", "ERROR"))
@@ -99,6 +115,26 @@ def look(remote: Remote) -> Picture:
         keys=sorted(keys, key=lambda one: -int(one["waitListSize"]))[:_SHOWN],
         destinations=_busiest(events, span_s),
     )
+
+
+def _sample(remote: Remote) -> Sample:
+    """All events of the last minute, else of a second and more: a few of a burst would be no measure of anything."""
+    from postroad.clock import Clock
+
+    now_ms = Clock().now_ms()
+    query = {"fromDate": now_ms - _WINDOW_MS, "trimBody": "true", "count": _PAGE}
+    events: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = remote.call("GET", "/v2/events", query={**query, "cursor": cursor})
+        events += page["events"]
+        cursor = page.get("cursor") or None
+        if cursor is None or not events:
+            return Sample(events, _WINDOW_MS / 1000, is_whole=True)
+        # What comes last of a page may have come at the same time as what follows it.
+        span_ms = now_ms - events[-1]["time"]
+        if len(events) >= _MOST_SAMPLED or (len(events) >= _PAGE and span_ms >= _LEAST_SPAN_MS):
+            return Sample(events, max(1, span_ms) / 1000, is_whole=False)
 
 
 def _busiest(events: list[dict[str, Any]], span_s: float) -> list[dict[str, Any]]:
@@ -126,8 +162,10 @@ def _live(remote: Remote, picture: Picture, every: float) -> None:
                 time.sleep(every)
                 try:
                     picture, trouble = look(remote), ""
-                except Unreachable as error:
-                    trouble = str(error)
+                except (Unreachable, Rejected) as error:
+                    if not error.is_passing:
+                        raise
+                    trouble = output.plain(error)
                 shown = _screen(picture, remote.url)
                 live.update(Group(Text(trouble, style="red"), shown) if trouble else shown, refresh=True)
         except KeyboardInterrupt:
@@ -147,11 +185,11 @@ def _counts(picture: Picture) -> dict[str, str]:
 
 
 def _print(picture: Picture) -> None:
-    output.record(_counts(picture))
+    output.record({**_counts(picture), "rates are of": picture.sample})
     for one in picture.destinations:
         typer.echo(f"destination\t{output.plain(one['host'])}\t{one['perSecond']}\t{one['errors']}")
     for one in picture.queues:
-        typer.echo(f"queue\t{one['name']}\t{one['lag']}\t{output.plain(one['paused'])}")
+        typer.echo(f"queue\t{output.plain(one['name'])}\t{one['lag']}\t{output.plain(one['paused'])}")
     for one in picture.keys:
         typer.echo(f"key\t{output.plain(one['flowControlKey'])}\t{one['waitListSize']}\t{one['parallelismCount']}")
 
@@ -166,7 +204,8 @@ def _screen(picture: Picture, url: str) -> RenderableType:
         Panel(Text(value, justify="center", style="bold"), title=name, width=18)
         for name, value in _counts(picture).items()
     ]
-    parts: list[RenderableType] = [Text(f"Postroad at {url}", style="dim"), Columns(panels)]
+    head = Text(f"Postroad at {url}\nRates are of {picture.sample}", style="dim")
+    parts: list[RenderableType] = [head, Columns(panels)]
     parts += [
         _part(
             "Busiest destinations", picture.destinations, ("host", "per second", "errors"),
