@@ -382,7 +382,10 @@ async def test_tokens_are_listed_without_what_they_are_and_revoked(run: Run, dat
     assert len(lines) == 7
     assert "\ttenant=none\tname=ops\taccess=admin\t" in lines[-1]
     assert (await token("list", "--tenant", "acme")).splitlines() == [lines[-2]]
-    await token("revoke", "5")
+    assert "token 5 (the shop, publish-only, ends with" in await token("revoke", "5", "--dry-run")
+    assert (await run("token", "revoke", "5", database_url=database_url))[0] == 1
+    assert len((await token("list")).splitlines()) == 7
+    await token("revoke", "5", "--yes")
     assert (await token("list")).splitlines() == [*lines[:4], *lines[5:]]
 
 
@@ -398,7 +401,7 @@ async def test_tokens_are_listed_without_what_they_are_and_revoked(run: Run, dat
         (["create", "--expires-in", "0s"], "--expires-in must be more than nothing"),
         (["create", "--tenant", "a/b"], "--tenant must be 1 to 100 letters"),
         (["list", "--tenant", "nobody"], "there is no tenant nobody"),
-        (["revoke", "99"], "there is no token 99"),
+        (["revoke", "99", "--yes"], "there is no token 99"),
     ],
     ids=str,
 )

@@ -157,7 +157,7 @@ async def test_one_message_is_cancelled_by_its_id(run: Run, environment: Running
 async def test_a_cancellation_that_says_nothing_or_too_much(run: Run, arguments: list[str]) -> None:
     ran = await run("cancel", *arguments, "--yes")
 
-    assert ran.code == 1
+    assert ran.code == 2
     assert "ids" in ran.err
 
 
@@ -336,7 +336,7 @@ async def test_nothing_is_published_with_a_time_to_wait_that_is_none(receiver: R
     ran = await command(receiver, "publish", "http://x/", "--wait", "--within", "soon")
     other = await command(receiver, "enqueue", "q", "http://x/", "--wait", "--within", "soon")
 
-    assert (ran.code, other.code) == (1, 1)
+    assert (ran.code, other.code) == (2, 2)
     assert receiver.requests() == []
 
 

@@ -247,7 +247,7 @@ async def test_nothing_of_a_long_message_is_left_out(receiver: Receiver) -> None
 async def test_what_waits_is_changed(run: Run, environment: Running, receiver: Receiver) -> None:
     message_id = await environment.publish(receiver.url("/edited"), "before", upstash_delay="1h")
 
-    assert (await run("edit", message_id)).code == 1
+    assert (await run("edit", message_id)).code == 2
     assert (await run("edit", message_id, "--body", "after", "--delay", "0s", "-H", "X-New: yes")).code == 0
 
     request = await receiver.next_request("/edited")

@@ -93,7 +93,7 @@ async def test_what_could_mean_too_much_is_refused(run: Run, arguments: list[str
     for verb in ("retry", "delete"):
         ran = await run("dlq", verb, *arguments, "--yes")
 
-        assert ran.code == 1
+        assert ran.code == 2
         assert "expected either ids, or --all with or without filters" in ran.err
 
 
@@ -109,7 +109,7 @@ async def test_a_bulk_action_shows_how_far_it_is_on_a_terminal(run_on_terminal: 
 
 async def test_queues(run: Run, environment: Running) -> None:
     assert (await run("queues", "list")).rows == []
-    assert (await run("queues", "set", "mail")).code == 1
+    assert (await run("queues", "set", "mail")).code == 2
     assert (await run("queues", "set", "mail", "--parallelism", "3")).record["parallelism"] == "3"
     paused = (await run("queues", "set", "mail", "--paused")).record
     assert (paused["parallelism"], paused["paused"]) == ("3", "yes")
@@ -157,7 +157,7 @@ async def test_the_last_endpoint_takes_its_group_with_it(run: Run, receiver: Rec
 
 async def test_flow_control_keys(run: Run) -> None:
     assert (await run("flow", "pin", "k/1", "--rate", "5", "--period", "1m")).record["rate"] == "5 (pinned) each 1m"
-    assert (await run("flow", "pin", "k/1")).code == 1
+    assert (await run("flow", "pin", "k/1")).code == 2
     [row] = (await run("flow", "list", "--search", "k/")).rows
     assert row == ["k/1", "no", "0", "0", "none", "5 (pinned) each 1m", "0"]
     assert (await run("flow", "pause", "k/1")).record["paused"] == "yes"
@@ -242,9 +242,9 @@ def test_runs_of_an_expression_need_no_server() -> None:
     assert all(re.fullmatch(r"Mon \d{4}-\d\d-\d\d 09:00 \+0000", row[0]) for row in ran.rows)
     assert len(ran.rows) == 2
     wrong = run_here("schedules", "next", "--cron", "0 99 * * *")
-    assert wrong.code == 1
+    assert wrong.code == 2
     assert wrong.err == "postroad: invalid --cron: got '0 99 * * *', expected 0 to 23 as the hour, not '99'\n"
-    assert run_here("schedules", "next").code == 1
+    assert run_here("schedules", "next").code == 2
 
 
 async def test_the_clock_of_a_server_that_is_no_toy_is_not_moved(run: Run, serve: Serve) -> None:

@@ -70,7 +70,9 @@ def test_a_command_prints_its_help(path: tuple[str, ...]) -> None:
     assert f"Usage: postroad {' '.join(path)}" in " ".join(ran.out.split())
 
 
-@pytest.mark.parametrize("path", [path for path in COMMANDS if path[-1] in ("delete", "remove", "cancel", "retry")])
+@pytest.mark.parametrize(
+    "path", [path for path in COMMANDS if path[-1] in ("delete", "remove", "cancel", "retry", "revoke")]
+)
 def test_what_destroys_can_be_tried_and_agreed_to(path: tuple[str, ...]) -> None:
     options = {name for one in COMMANDS[path].params for name in one.opts}
 

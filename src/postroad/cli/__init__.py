@@ -34,7 +34,7 @@ from postroad.cli import (
     verify,
 )
 from postroad.cli.exits import MEANINGS, ExitCode
-from postroad.cli.options import Json
+from postroad.cli.options import BadOption, Json
 from postroad.cli.remote import Unreachable
 from postroad.errors import Misconfigured, PostroadError
 
@@ -83,7 +83,17 @@ def main() -> None:
     except PostroadError as error:
         # What a server says may hold what a terminal would obey.
         print(f"postroad: {output.harmless(str(error))}", file=sys.stderr)  # noqa: T201  the command line's own output
-        sys.exit(ExitCode.UNREACHABLE if isinstance(error, Unreachable) else ExitCode.REFUSED)
+        sys.exit(_code(error))
+
+
+def _code(error: PostroadError) -> ExitCode:
+    match error:
+        case BadOption():
+            return ExitCode.USAGE
+        case Unreachable():
+            return ExitCode.UNREACHABLE
+        case _:
+            return ExitCode.REFUSED
 
 
 @cli.command(rich_help_panel=_RUN)

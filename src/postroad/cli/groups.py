@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from postroad.cli import output
-from postroad.cli.options import BadOption, Consent, Server, spread
+from postroad.cli.options import Consent, NotThere, Server, spread
 from postroad.cli.remote import Rejected, Remote, segment
 
 commands = typer.Typer(help="URL groups: one message for many endpoints.", no_args_is_help=True)
@@ -72,11 +72,11 @@ def remove(
 ) -> None:
     """Remove endpoints from a URL group. One without endpoints is deleted."""
     with at.opened() as remote:
-        there = remote.call("GET", f"/v2/topics/{segment(name)}")["endpoints"]
+        there = remote.call("GET", f"/v2/topics/{segment(name)}")["endpoints"] or []
         gone = [one for one in there if one["url"] in endpoints or one.get("name") in endpoints]
         for text in endpoints:
             if not any(text in (one["url"], one.get("name")) for one in gone):
-                raise BadOption("ENDPOINT", text, f"the URL or the name of an endpoint of {name}")
+                raise NotThere(f"{text} is neither the URL nor the name of an endpoint of {name}")
         what = f"{output.numbered(len(gone), 'endpoint')} of {name}"
         what += ", which is all of them, so that it is deleted" if len(gone) == len(there) else ""
         if consent.dry_run:
@@ -101,7 +101,7 @@ def remove(
 def delete(name: Name, consent: Consent, at: Server) -> None:
     """Delete a URL group. Messages that were published to it are delivered."""
     with at.opened() as remote:
-        count = len(remote.call("GET", f"/v2/topics/{segment(name)}")["endpoints"])
+        count = len(remote.call("GET", f"/v2/topics/{segment(name)}")["endpoints"] or ())
         if consent.dry_run:
             if at.json:
                 output.document({"dryRun": True, "deleted": name})
@@ -132,7 +132,7 @@ def _print(remote: Remote, name: str, at: Server) -> None:
     if at.json:
         output.document(group)
         return
-    endpoints = [f"{one['name']}={one['url']}" if one.get("name") else one["url"] for one in group["endpoints"]]
+    endpoints = [f"{one['name']}={one['url']}" if one.get("name") else one["url"] for one in group["endpoints"] or ()]
     headers = [f"{name}: {value}" for name, values in (group.get("headers") or {}).items() for value in values]
     output.record(
         {

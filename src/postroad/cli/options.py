@@ -26,11 +26,12 @@ _CONSENT = "Consent"
 
 
 class BadOption(PostroadError):
-    """An option with a value that is not allowed."""
+    """An option or an argument that is not allowed so, or is missing: wrong usage."""
 
     def __init__(self, option: str, value: str, expected: str) -> None:
         self.option, self.value, self.expected = option, value, expected
-        super().__init__(f"invalid {option}: got {value!r}, expected {expected}")
+        got = f"invalid {option}: got {value!r}," if value else f"{option}:"
+        super().__init__(f"{got} expected {expected}")
 
 
 class NotConfirmed(PostroadError):
@@ -38,7 +39,7 @@ class NotConfirmed(PostroadError):
 
 
 class NotThere(PostroadError):
-    """Some of what was named is not there; the rest was done."""
+    """What was named is not there, or some of it: then the rest was done."""
 
 
 def spread(function: Callable[..., None]) -> Callable[..., None]:

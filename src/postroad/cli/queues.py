@@ -21,9 +21,9 @@ _COLUMNS = (
     output.number("parallelism"),
     output.at("paused"),
     output.number("lag", "unfinished"),
-    output.Column("held", lambda queue: queue["counts"].get("held", 0), is_number=True),
-    output.Column("waiting", lambda queue: queue["counts"].get("waiting", 0), is_number=True),
-    output.Column("active", lambda queue: queue["counts"].get("active", 0), is_number=True),
+    output.Column("held", lambda queue: (queue.get("counts") or {}).get("held"), is_number=True),
+    output.Column("waiting", lambda queue: (queue.get("counts") or {}).get("waiting"), is_number=True),
+    output.Column("active", lambda queue: (queue.get("counts") or {}).get("active"), is_number=True),
     output.instant("updatedAt", "changed"),
 )
 
@@ -130,7 +130,7 @@ def _print(remote: Remote, name: str, at: Server) -> None:
             "parallelism": queue["parallelism"],
             "paused": queue["paused"],
             "unfinished": queue["lag"],
-            **queue["counts"],
+            **(queue.get("counts") or {}),
             "created": output.Instant(queue["createdAt"]),
             "changed": output.Instant(queue["updatedAt"]),
         }

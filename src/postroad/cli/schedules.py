@@ -10,7 +10,7 @@ from postroad.cli import output
 from postroad.cli.options import BadOption, Consent, Server, spread
 from postroad.cli.publishing import Content, Delivery, Destination, unfragmented
 from postroad.cli.remote import Remote, segment
-from postroad.cli.tick import Hidden, headers_of, next_runs
+from postroad.cli.tick import headers_of, next_runs
 
 if TYPE_CHECKING:
     from postroad.cli.tick import Run
@@ -119,17 +119,14 @@ def run(schedule_id: Id, at: Server) -> None:
     """
     with at.opened() as remote:
         schedule = remote.call("GET", f"/v2/schedules/{segment(schedule_id)}")
-        try:
-            headers, body = headers_of(schedule)
-        except Hidden as error:
-            raise BadOption("ID", schedule_id, f"a schedule whose {error} can be read") from None
+        headers, body = headers_of(schedule)
         path = f"/v2/publish/{unfragmented(schedule['destination'])}"
         answer = remote.call("POST", path, headers=headers, body=body)
     if at.json:
         output.document(answer)
         return
     for one in answer if isinstance(answer, list) else [answer]:
-        typer.echo(one["messageId"])
+        typer.echo(output.plain(one["messageId"]))
 
 
 @commands.command()

@@ -32,7 +32,10 @@ _FORWARDED = {
 
 
 class Hidden(PostroadError):
-    """What is redacted cannot be published again from here: the text says what it is."""
+    """What is redacted cannot be published again from here."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the {what} of this schedule is redacted: expected a schedule whose {what} can be read")
 
 
 @dataclass(frozen=True, slots=True)

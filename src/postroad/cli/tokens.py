@@ -9,7 +9,7 @@ import typer
 
 from postroad.cli import output
 from postroad.cli.database import unlocked, with_database
-from postroad.cli.options import Json
+from postroad.cli.options import Consent, Json, spread
 from postroad.cli.tenants import check_name, existing
 from postroad.errors import InvalidValue, Misconfigured
 
@@ -80,16 +80,32 @@ def list_(
 
 
 @commands.command()
-def revoke(token_id: Annotated[int, typer.Argument(metavar="ID", help="The id in the list of tokens.")]) -> None:
+@spread
+def revoke(
+    token_id: Annotated[int, typer.Argument(metavar="ID", help="The id in the list of tokens.")], consent: Consent
+) -> None:
     """Accept a token no more. Running nodes forget it within five seconds; it can never be made valid again."""
     from postroad.store import tokens
     from postroad.store.engine import connected
+
+    async def look(url: str) -> Token:
+        async with connected(url) as connection:
+            found = await tokens.list_(connection, token_id=token_id)
+        if not found:
+            raise Misconfigured(f"there is no token {token_id}")
+        return found[0]
 
     async def take_away(url: str) -> None:
         async with connected(url) as connection:
             if await tokens.revoke(connection, token_id) is None:
                 raise Misconfigured(f"there is no token {token_id}")
 
+    token = _view(with_database(look))
+    what = f"token {token_id} ({token['name']}, {token['access']}, ends with {token['ends-with']})"
+    if consent.dry_run:
+        typer.echo(f"The {what} would be revoked.")
+        return
+    consent.ask(f"Revoke the {what} for ever")
     with_database(take_away)
 
 

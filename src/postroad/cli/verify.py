@@ -114,6 +114,6 @@ def _given(
         typer.echo("Paste a curl command or a raw HTTP request, then press Ctrl-D:", err=True)
     pasted = pasted_request.parsed(sys.stdin.buffer.read())
     if _SIGNATURE not in pasted.headers:
-        raise BadOption("standard input", "a request without Upstash-Signature", "a request with that header")
+        raise pasted_request.NotARequest("it has no Upstash-Signature: expected a request with that header")
     content = pasted.body if content is None else content
     return pasted.headers[_SIGNATURE], content, url or pasted.url, url is not None or pasted.has_scheme
