@@ -187,6 +187,25 @@ async def test_what_has_begun_or_ended_cannot_be_changed(server: Running, receiv
     assert [answer.json()["error"].split()[3][:-1] for answer in answers] == ["processing", "pending", "completed"]
 
 
+@pytest.mark.parametrize("queue", [None, "in-order"])
+async def test_a_retry_can_be_made_at_once(server: Running, receiver: Receiver, queue: str | None) -> None:
+    receiver.script("/bad", status(500), ok())
+    way = "publish" if queue is None else f"enqueue/{queue}"
+    answer = await server.http.post(
+        f"/v2/{way}/{receiver.url('/bad')}", content=b"same", headers={"Upstash-Retry-Delay": "3600000"}
+    )
+    message_id = answer.json()["messageId"]
+    await eventually(lambda: waits_for(server, message_id), lambda words: words.startswith("retry"))
+
+    both = await server.http.patch(f"/v2/messages/{message_id}", json={"delay": "0s", "body": "other"})
+    assert (both.status_code, len(receiver.requests("/bad"))) == (409, 1)
+    assert (await server.http.patch(f"/v2/messages/{message_id}", json={"delay": "0s"})).status_code == 200
+
+    assert (await server.settled(message_id))[-1] == "DELIVERED"
+    first, second = await receiver.next_request("/bad"), await receiver.next_request("/bad")
+    assert (first.body, second.body, second.header("Upstash-Retried")) == (b"same", b"same", "1")
+
+
 @pytest.mark.parametrize(
     ("document", "field"),
     [

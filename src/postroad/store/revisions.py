@@ -1,4 +1,4 @@
-"""Changes of messages that no attempt was made at yet."""
+"""Changes of messages that no attempt was made at yet, and of the time of those that wait for the next one."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ async def revise(
 ) -> StoredMessage | None:
     """Change a message, in the caller's transaction behind the wall; None if it has ended, or an attempt has begun.
 
-    Raises `InvalidField` for the time of a message that goes by its place in a queue, and for more headers than the
-    limits allow together with those that stay. What was changed was never
-    delivered, so no history is rewritten.
+    Only the time can be changed of one that waits for its next attempt. Raises `InvalidField` for the time of a message
+    that goes by its place in a queue, and for more headers than the limits allow together with those that stay. What
+    was changed was never delivered, so no history is rewritten.
     """
     row = await connection.fetchrow(
         """
-        select seq, flow_key_id from deliveries
-        where id = $1 and tenant_id = $2 and state < 2 and lease = 0 and cancel_requested_at is null for update
+        select seq, flow_key_id, lease from deliveries
+        where id = $1 and tenant_id = $2 and state < 2 and cancel_requested_at is null for update
         """,
         message_id,
         tenant_id,
     )
-    if row is None:
+    was_tried = row is not None and row["lease"] > 0
+    if row is None or (was_tried and (revision.body is not None or revision.headers)):
         return None
-    if revision.when is not None and row["seq"] is not None:
+    if revision.when is not None and row["seq"] is not None and not was_tried:
         raise InvalidField("delay", "a time", "none: this message goes when it is its turn in its queue")
     found = await connection.fetchrow(
         """
@@ -60,12 +61,13 @@ async def revise(
     stored = messages.message_of(found, vault_of(connection))
     if stored.message.unopened is not None:
         raise stored.message.unopened
-    changed = _changed(stored, revision)
+    changed = stored if was_tried else _changed(stored, revision)
     if revision.headers:
         check_headers(changed.message.options.headers, limits, "headers: Upstash-")
     # Messages cannot be written behind the wall, because nothing else changes them.
     await wall.leave(connection)
-    await messages.rewrite(connection, changed.message)
+    if not was_tried:
+        await messages.rewrite(connection, changed.message)
     if revision.when is not None:
         await connection.execute(
             "update deliveries set due_at = to_timestamp($2) where id = $1", message_id, revision.when.unix_seconds
