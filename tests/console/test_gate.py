@@ -25,7 +25,7 @@ def browser(server: Running, **headers: str) -> httpx.AsyncClient:
 
 async def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(server: Running) -> None:
     async with browser(server) as client:
-        home = await client.get("/")
+        home = await client.get("/", headers={"Accept": "text/html,*/*"})
         assert (home.status_code, home.headers["location"]) == (303, "/console")
         asked = await client.get("/console/messages", params={"q": "host=x y"})
         assert asked.status_code == 303

@@ -42,7 +42,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ENTRY = re.compile(rb"/+v2/(publish|enqueue|schedules|batch(?=/?\Z))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
-_PAGE = re.compile(rb"/|/console(?:/.*)?", re.DOTALL)
+_PAGE = re.compile(rb"/console(?:/.*)?", re.DOTALL)
 _REPORT = re.compile(rb"/+v2/status/(msg_[1-9A-HJ-NP-Za-km-z]{22})/?")
 _SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume)/?", re.IGNORECASE)
 _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
@@ -108,7 +108,7 @@ class Door:
             if not _is_text(scope["raw_path"]):
                 await _send(send, problem(InvalidField("path", scope["path"], "percent-encoded UTF-8")), name)
                 return
-            if self._pages is not None and _PAGE.fullmatch(scope["raw_path"]):
+            if self._pages is not None and _is_page(scope):
                 await self._pass_on(self._pages, scope, receive, send, name)
                 return
             scope["path"] = _put_right(scope["path"], scope["method"])
@@ -251,6 +251,13 @@ async def _send(send: Send, answer: Answer, name: bytes) -> None:
     headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode()), (REQUEST_ID, name)]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def _is_page(scope: Scope) -> bool:
+    """Whether people are meant: at the root only who asks for HTML, because clients look there whether we are alive."""
+    if scope["raw_path"] == b"/":
+        return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+    return _PAGE.fullmatch(scope["raw_path"]) is not None
 
 
 def _is_text(path: bytes) -> bool:

@@ -93,7 +93,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def change(request: Request, message_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Change the body, the headers or the time of a message that no attempt was made at yet.
 
-        Of one that waits for a retry the time can be changed. A header that is given replaces those of its name, the others stay.
+        Of one that waits for a retry the time can be changed. A header that is given replaces those of its name, the
+        others stay.
         """
         limits = context.limits
         document = await document_of(request, most_bytes=limits.max_body_bytes * 6 + 65_536)
@@ -108,8 +109,8 @@ def router(context: Context, auth: Authentication) -> APIRouter:
             if status is None:
                 raise NotFound("message", message_id)
             raise Over(
-                f"the message is {status.phase}, and can be changed only before its first attempt; its time also while it "
-                "waits for the next"
+                f"the message is {status.phase}, and can be changed only before its first attempt; its time "
+                "also while it waits for the next"
             )
         context.wake()
         return json(message_view(revised))
