@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ MOST_HOSTS = 500
 
 OTHERS = "(others)"
 
+_MS = timedelta(milliseconds=1)
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,20 +48,20 @@ class Activity:
         self, tenant_id: TenantId, url: str, outcome: Outcome, duration: timedelta, late: timedelta | None
     ) -> None:
         """An attempt was settled; `late` is how long after its time it began, for the first one of a message."""
-        took_ms = int(duration.total_seconds() * 1000)
-        late_ms = 0 if late is None else max(int(late.total_seconds() * 1000), 0)
-        for host in (EVERYTHING, host_of(url)):
-            tally = self._tally(tenant_id, host)
-            match outcome:
-                case Delivered():
-                    tally.delivered += 1
-                case Retry():
-                    tally.retried += 1
-                case Failed():
-                    tally.failed += 1
-            tally.took_ms += took_ms
-            tally.longest_ms = max(tally.longest_ms, took_ms)
-            tally.late_ms = max(tally.late_ms, late_ms)
+        tally = self._tally(tenant_id, host_of(url))
+        match outcome:
+            case Delivered():
+                tally.delivered += 1
+            case Retry():
+                tally.retried += 1
+            case Failed():
+                tally.failed += 1
+        took_ms = duration // _MS
+        tally.took_ms += took_ms
+        if took_ms > tally.longest_ms:
+            tally.longest_ms = took_ms
+        if late is not None and (late_ms := late // _MS) > tally.late_ms:
+            tally.late_ms = late_ms
 
     async def run(self) -> None:
         """Store what was counted, again and again, until cancelled."""
@@ -74,7 +77,7 @@ class Activity:
             return
         try:
             async with self._database.single() as connection:
-                await activity.add(connection, counted)
+                await activity.add(connection, _with_sums(counted))
         except PostroadError as error:
             _log.debug("what goes on is stored later: %s", error)
             for key, tally in counted.items():
@@ -89,6 +92,16 @@ class Activity:
                 key = (tenant_id, OTHERS)
             tally = self._tallies.setdefault(key, Tally())
         return tally
+
+
+def _with_sums(counted: Mapping[tuple[TenantId, str], Tally]) -> dict[tuple[TenantId, str], Tally]:
+    """The counts of hosts with those of whole tenants, which are what was accepted and all hosts together."""
+    every: dict[tuple[TenantId, str], Tally] = {}
+    for (tenant_id, host), tally in counted.items():
+        every.setdefault((tenant_id, EVERYTHING), Tally()).add(tally)
+        if host:
+            every[tenant_id, host] = tally
+    return every
 
 
 def host_of(url: str) -> str:
