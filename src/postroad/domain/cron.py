@@ -42,6 +42,21 @@ class Cron:
         """The IANA name of the zone whose local time the fields speak of."""
         return self._zone.key
 
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """What the fields stand for, each in order: minutes, hours, days, months, days of the week from Sunday, 0."""
+        found = (
+            range(form.lowest, form.highest + 1) if part == "*" else {int(one) for one in part.split(",")}
+            for part, form in zip(self._times.split(), _FORMS, strict=True)
+        )
+        minutes, hours, days, months, weekdays = (tuple(sorted(one)) for one in found)
+        return minutes, hours, days, months, tuple(sorted({day % 7 for day in weekdays}))
+
+    @property
+    def either_day(self) -> bool:
+        """Whether a day that matches one of its two fields is enough."""
+        return self._either_day
+
     def next_after(self, instant: datetime) -> datetime:
         """The first tick after an aware instant, in UTC. OverflowError or ValueError if that is after the year 9999."""
         return next(self._after(instant))
