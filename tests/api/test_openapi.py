@@ -30,6 +30,7 @@ GET /v2/dlq DELETE /v2/dlq GET /v2/dlq/{} DELETE /v2/dlq/{} POST /v2/dlq/retry/{
 POST /v2/queues GET /v2/queues GET /v2/queues/{} DELETE /v2/queues/{} POST /v2/queues/{}/pause POST /v2/queues/{}/resume
 POST /v2/schedules/{} GET /v2/schedules GET /v2/schedules/{} DELETE /v2/schedules/{}
 POST /v2/schedules/{}/pause PATCH /v2/schedules/{}/pause POST /v2/schedules/{}/resume PATCH /v2/schedules/{}/resume
+PATCH /v2/schedules/{} POST /v2/schedules/{}/run
 GET /v2/topics GET /v2/topics/{} DELETE /v2/topics/{} PATCH /v2/topics/{}
 POST /v2/topics/{}/endpoints DELETE /v2/topics/{}/endpoints
 GET /v2/keys POST /v2/keys/rotate GET /v2/logs GET /v2/events

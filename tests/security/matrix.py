@@ -219,6 +219,11 @@ MATRIX: dict[str, Sequence[Probe]] = {
     "PATCH /v2/schedules/{schedule_id}/pause": [lambda t: Call(f"/v2/schedules/{t.schedule}/pause")],
     "POST /v2/schedules/{schedule_id}/resume": [lambda t: Call(f"/v2/schedules/{t.schedule}/resume")],
     "PATCH /v2/schedules/{schedule_id}/resume": [lambda t: Call(f"/v2/schedules/{t.schedule}/resume")],
+    "PATCH /v2/schedules/{schedule_id}": [
+        lambda t: Call(f"/v2/schedules/{t.schedule}", json={"cron": "0 0 2 1 *"}),
+        lambda t: Call(f"/v2/schedules/{t.schedule}", json={"destination": t.group}),
+    ],
+    "POST /v2/schedules/{schedule_id}/run": [lambda t: Call(f"/v2/schedules/{t.schedule}/run")],
     "PATCH /v2/topics/{name}": [
         lambda t: Call(f"/v2/topics/{t.group}", json={"headers": {"Upstash-Retries": ["1"]}}),
     ],

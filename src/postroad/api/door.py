@@ -44,7 +44,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ENTRY = re.compile(rb"/+v2/(publish|enqueue|schedules|batch(?=/?\Z))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
 _PAGE = re.compile(rb"/console(?:/.*)?", re.DOTALL)
 _REPORT = re.compile(rb"/+v2/status/(msg_[1-9A-HJ-NP-Za-km-z]{22})/?")
-_SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume)/?", re.IGNORECASE)
+_SCHEDULE_ACTION = re.compile(rb"[^/:]+/(?:pause|resume|run)/?", re.IGNORECASE)
 _COLLAPSED_SCHEME = re.compile(r"\A(https?):/(?!/)", re.IGNORECASE)
 _BY_URL = PARAMETER.encode() + b"="
 _UPSTASH = b"upstash-"
@@ -390,6 +390,7 @@ _RESOURCES = {
 _ACTIONS = {
     ("dlq", 0, "retry"), ("keys", 0, "rotate"), ("messages", 1, "retry"), ("topics", 1, "endpoints"),
     ("queues", 1, "pause"), ("queues", 1, "resume"), ("schedules", 1, "pause"), ("schedules", 1, "resume"),
+    ("schedules", 1, "run"),
 }  # fmt: skip
 """Fixed segments by their resource and place; what stands elsewhere is an id or a name."""
 

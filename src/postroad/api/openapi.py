@@ -8,21 +8,13 @@ from fastapi import FastAPI
 
 from postroad.api.admin import PREFIX as ADMIN
 from postroad.api.documents import ERRORS, errors
+from postroad.api.schemas import PUBLISHED
 from postroad.domain.publication import OPTION_NAMES
 
 _TEXT = {"type": "string"}
 _EVERYWHERE = (401, 403, 429, 503)
 """What every call that needs a token may be answered with."""
 
-_PUBLISHED = {
-    "type": "object",
-    "properties": {
-        "messageId": _TEXT,
-        "url": {**_TEXT, "description": "of an endpoint of a URL group"},
-        "deduplicated": {"type": "boolean", "description": "true where the id is that of an earlier message"},
-    },
-    "required": ["messageId"],
-}
 _SCHEDULED = {"type": "object", "properties": {"scheduleId": _TEXT}, "required": ["scheduleId"]}
 _ITEM = {
     "type": "object",
@@ -163,7 +155,7 @@ def _header(name: str, *, required: bool = False) -> dict[str, Any]:
 
 
 def _one_or_many() -> dict[str, Any]:
-    return {"anyOf": [_PUBLISHED, {"type": "array", "items": _PUBLISHED}, _SCHEDULED]}
+    return {"anyOf": [PUBLISHED, {"type": "array", "items": PUBLISHED}, _SCHEDULED]}
 
 
 def _answers(good: dict[int, tuple[str, dict[str, Any]]], *bad: int) -> dict[str, Any]:

@@ -47,13 +47,7 @@ async def publish(context: Context, caller: Caller, request: Request, *, enqueue
     if enqueue:
         refuse_delay(publications)
     answers = await context.intake.publish_all(caller, publications)
-    if request.destination in groups:
-        status = 202 if all(isinstance(one, Published) and one.deduplicated for one in answers) else 201
-        return Answer(200 if enqueue and status == 201 else status, orjson.dumps([_element(one) for one in answers]))
-    [answer] = answers
-    if isinstance(answer, PostroadError):
-        raise answer
-    return answer_to(answer, enqueue=enqueue)
+    return answer_for(answers, is_group=request.destination in groups, enqueue=enqueue)
 
 
 async def publish_batch(
@@ -93,6 +87,17 @@ async def publish_batch(
             elements[0].pop("url", None)
             content.append(elements[0])
     return Answer(200, orjson.dumps(content))
+
+
+def answer_for(answers: Sequence[Published | PostroadError], *, is_group: bool, enqueue: bool = False) -> Answer:
+    """The answer to a publish: a bare array for a URL group, else that for its message. Raises what refused this."""
+    if is_group:
+        status = 202 if all(isinstance(one, Published) and one.deduplicated for one in answers) else 201
+        return Answer(200 if enqueue and status == 201 else status, orjson.dumps([_element(one) for one in answers]))
+    [answer] = answers
+    if isinstance(answer, PostroadError):
+        raise answer
+    return answer_to(answer, enqueue=enqueue)
 
 
 def answer_to(published: Published, *, enqueue: bool = False) -> Answer:

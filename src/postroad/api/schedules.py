@@ -12,15 +12,13 @@ from postroad.api.context import Context, json
 from postroad.api.documents import errors, found
 from postroad.api.problems import Answer
 from postroad.api.query import Query
+from postroad.api.schedule_actions import check_next, id_of, is_id, known, parsed_cron, read, vet
 from postroad.api.veil import veiled
 from postroad.api.wire import schedule_view
 from postroad.domain import publication
-from postroad.domain.cron import Cron, parse_cron
-from postroad.domain.ids import random_text
-from postroad.domain.publication import Publication
-from postroad.domain.schedule import MAX_ID_LENGTH, Schedule, TickState, kept_fields, next_tick, parse_schedule_id
+from postroad.domain.schedule import MAX_ID_LENGTH, Schedule, TickState, kept_fields
 from postroad.domain.tenant import Caller, TenantId
-from postroad.errors import EmptyDestination, InvalidField, InvalidValue, NotFound
+from postroad.errors import EmptyDestination, InvalidField, NotFound
 from postroad.store import queues, schedules
 
 PAGE = 100
@@ -37,15 +35,14 @@ async def create_schedule(context: Context, caller: Caller, request: publication
         raise EmptyDestination
     # Of a header that is repeated the last one counts.
     given = dict(request.fields)
-    cron = _cron(context, given.get("upstash-cron", ""))
-    schedule_id = _schedule_id(given.get("upstash-schedule-id"))
+    cron = parsed_cron("Upstash-Cron", given.get("upstash-cron", ""))
+    check_next(context, cron, field="Upstash-Cron")
+    schedule_id = id_of(given.get("upstash-schedule-id"))
     if "upstash-not-before" in given:
         expected = "nothing: a schedule has its times from Upstash-Cron, and Upstash-Delay is possible"
         raise InvalidField("Upstash-Not-Before", given["upstash-not-before"], expected)
-    async with context.database.reading(tenant_id) as connection:
-        groups = await context.publisher.groups(connection, tenant_id, [request.destination])
-    publications = context.publisher.read(request, groups)
-    await _vet(context, caller, publications)
+    groups, publications = await read(context, caller, request)
+    await vet(context, caller, publications)
     group = groups.get(request.destination)
     kept = publication.Request(
         request.destination,
@@ -87,7 +84,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def get(schedule_id: str, caller: Annotated[Caller, Depends(auth.reader)]) -> Response:
         """One schedule. `lastScheduleStates` says how the messages of its last tick fare."""
         async with database.reading(caller.tenant_id) as connection:
-            schedule = await schedules.find(connection, caller.tenant_id, _known(schedule_id))
+            schedule = await schedules.find(connection, caller.tenant_id, known(schedule_id))
             if schedule is None:
                 raise NotFound("schedule", schedule_id)
             states = await schedules.states(connection, schedule.last_messages)
@@ -98,7 +95,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     )
     async def delete(schedule_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Delete a schedule, if there is one. Messages that it has made go their way."""
-        if _is_id(schedule_id):
+        if is_id(schedule_id):
             async with database.changing(caller.tenant_id) as connection:
                 await schedules.delete(connection, caller.tenant_id, schedule_id)
         return Response()
@@ -108,7 +105,7 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def pause(schedule_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Let a schedule fire no more until it is resumed."""
         async with database.changing(caller.tenant_id) as connection:
-            if not await schedules.pause(connection, caller.tenant_id, _known(schedule_id)):
+            if not await schedules.pause(connection, caller.tenant_id, known(schedule_id)):
                 raise NotFound("schedule", schedule_id)
         return Response()
 
@@ -117,53 +114,11 @@ def router(context: Context, auth: Authentication) -> APIRouter:
     async def resume(schedule_id: str, caller: Annotated[Caller, Depends(auth.changer)]) -> Response:
         """Let a paused schedule go on from now; nothing of the time in which it was paused is caught up."""
         async with database.changing(caller.tenant_id) as connection:
-            if not await schedules.resume(connection, caller.tenant_id, _known(schedule_id)):
+            if not await schedules.resume(connection, caller.tenant_id, known(schedule_id)):
                 raise NotFound("schedule", schedule_id)
         return Response()
 
     return routes
-
-
-def _cron(context: Context, text: str) -> Cron:
-    try:
-        cron = parse_cron(text)
-        next_tick(cron, context.clock.now())
-    except InvalidValue as error:
-        raise InvalidField("Upstash-Cron", error.value, error.expected) from None
-    return cron
-
-
-def _schedule_id(text: str | None) -> str:
-    if text is None or not text.strip():
-        return random_text("scd_")
-    try:
-        return parse_schedule_id(text.strip())
-    except InvalidValue as error:
-        raise InvalidField("Upstash-Schedule-Id", error.value, error.expected) from None
-
-
-async def _vet(context: Context, caller: Caller, publications: list[Publication]) -> None:
-    """Refuse what a publish would refuse. Endpoints of a group were vetted when they were added, and share options."""
-    one = publications[0]
-    unknown = context.publisher.unknown_urls(one)
-    if unknown:
-        await context.publisher.look_up(unknown)
-    context.publisher.message(caller.tenant_id, one, policy=caller.destinations)
-
-
-def _known(schedule_id: str) -> str:
-    """The id in a path. One that no schedule may have is not found, as any other that does not exist."""
-    if not _is_id(schedule_id):
-        raise NotFound("schedule", schedule_id)
-    return schedule_id
-
-
-def _is_id(text: str) -> bool:
-    try:
-        parse_schedule_id(text)
-    except InvalidValue:
-        return False
-    return True
 
 
 async def _page(context: Context, tenant_id: TenantId, *, after: str) -> list[tuple[str, dict[str, Any]]]:

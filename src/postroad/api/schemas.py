@@ -9,6 +9,15 @@ from postroad.domain.log import State
 _TEXTS = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}}
 _TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
 
+PUBLISHED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "messageId": _TEXT,
+        "url": {**_TEXT, "description": "of an endpoint of a URL group"},
+        "deduplicated": {"type": "boolean", "description": "true where the id is that of an earlier message"},
+    },
+    "required": ["messageId"],
+}
 MESSAGE: dict[str, Any] = {
     "type": "object",
     "properties": {

@@ -10,7 +10,7 @@ from postroad.cli import output
 from postroad.cli.options import BadOption, Consent, Server, spread
 from postroad.cli.publishing import Content, Delivery, Destination, unfragmented
 from postroad.cli.remote import Remote, segment
-from postroad.cli.tick import headers_of, next_runs
+from postroad.cli.tick import next_runs
 
 if TYPE_CHECKING:
     from postroad.cli.tick import Run
@@ -112,16 +112,12 @@ def create(
 @commands.command()
 @spread
 def run(schedule_id: Id, at: Server) -> None:
-    """Publish now what the schedule would publish, and print the id of the message.
+    """Publish now what the next tick of a schedule would publish, and print the id of the message.
 
-    It is a publish of its own with the destination, body, headers and options that the API tells of the schedule: it
-    does not count as a tick. Options of its callbacks other than their headers are not told, and so not taken over.
+    It does not count as a tick, and a paused schedule stays paused.
     """
     with at.opened() as remote:
-        schedule = remote.call("GET", f"/v2/schedules/{segment(schedule_id)}")
-        headers, body = headers_of(schedule)
-        path = f"/v2/publish/{unfragmented(schedule['destination'])}"
-        answer = remote.call("POST", path, headers=headers, body=body)
+        answer = remote.call("POST", f"/v2/schedules/{segment(schedule_id)}/run")
     if at.json:
         output.document(answer)
         return

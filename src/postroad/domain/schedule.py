@@ -114,10 +114,11 @@ def kept_fields(fields: Sequence[tuple[str, str]], defaults: Headers = ()) -> He
     forwards = [value for name, value in (*defaults, *fields) if name == "upstash-header-forward"]
     forwards_all = bool(forwards) and boolean(forwards[-1].strip(), Limits())
     follow = {name for name, _ in following(fields)} if forwards_all else set()
-    return tuple((name, value) for name, value in fields if _is_kept(name) or name in follow)
+    return tuple((name, value) for name, value in fields if is_kept(name) or name in follow)
 
 
-def _is_kept(name: str) -> bool:
+def is_kept(name: str) -> bool:
+    """Whether a schedule keeps the header of this name, which is in lower case, whatever else is said."""
     if name.startswith("upstash-"):
         return name not in _NOT_KEPT and not name.startswith("upstash-telemetry-")
     return name == "content-type"

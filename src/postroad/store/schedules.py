@@ -96,6 +96,31 @@ async def put(connection: Connection, tenant_id: TenantId, cron: Cron, request: 
             raise QuotaExceeded("maxSchedules", most)
 
 
+async def change(connection: Connection, before: Schedule, cron: Cron, request: Request) -> bool:
+    """Give a schedule another expression and request, in the caller's transaction; False if it is not as before.
+
+    Its pause and its history stay, and with the same expression its next tick. Raises `InvalidValue` for an expression
+    without one.
+    """
+    is_it = _is(before.tenant_id, before.id)
+    query = select(*_COLUMNS, func.clock_timestamp().label("now")).where(*is_it)
+    rows = await run(connection, query.with_for_update())
+    if not rows:
+        return False
+    stored = _schedule_of(rows[0], vault_of(connection))
+    if (stored.cron, stored.request) != (before.cron, before.request):
+        return False
+    values: dict[str, object] = {
+        "destination": request.destination,
+        **_secrets(vault_of(connection), before.tenant_id, before.id, request),
+        "updated_at": func.now(),
+    }
+    if cron.text != before.cron:
+        values |= {"cron": cron.text, "next_at": next_tick(cron, rows[0]["now"])}
+    await run(connection, schedules.update().where(*is_it).values(values))
+    return True
+
+
 async def find(connection: Connection, tenant_id: TenantId, schedule_id: str) -> Schedule | None:
     """A schedule."""
     rows = await run(connection, select(*_COLUMNS).where(*_is(tenant_id, schedule_id)))
