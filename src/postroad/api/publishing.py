@@ -41,13 +41,22 @@ MOST_HEADER_BYTES = 64 * 1024
 
 async def publish(context: Context, caller: Caller, request: Request, *, enqueue: bool = False) -> Answer:
     """Publish to whatever a destination may be. The answer for a URL group is a bare array, one element an endpoint."""
-    async with context.database.reading(caller.tenant_id) as connection:
-        groups = await context.publisher.groups(connection, caller.tenant_id, [request.destination])
-    publications = context.publisher.read(request, groups)
-    if enqueue:
-        refuse_delay(publications)
+    publications, groups = await _read(context, caller, request, enqueue=enqueue)
     answers = await context.intake.publish_all(caller, publications)
     return answer_for(answers, is_group=request.destination in groups, enqueue=enqueue)
+
+
+async def rehearse(context: Context, caller: Caller, request: Request, *, enqueue: bool = False) -> int:
+    """Refuse what a publish would refuse, and store nothing; gives how many messages it would make."""
+    if len(request.body) > context.limits.max_body_bytes:
+        raise BodyTooLarge(context.limits.max_body_bytes)
+    publications, _ = await _read(context, caller, request, enqueue=enqueue)
+    unknown = {url.host: url for one in publications for url in context.publisher.unknown_urls(one)}
+    if unknown:
+        await context.publisher.look_up(list(unknown.values()))
+    for one in publications:
+        context.publisher.message(caller.tenant_id, one, policy=caller.destinations)
+    return len(publications)
 
 
 async def publish_batch(
@@ -120,6 +129,17 @@ def queue_field(name: str) -> tuple[str, str]:
         return QUEUE_NAME, parse_queue_name(name)
     except InvalidValue as error:
         raise InvalidField("queueName", error.value, error.expected) from None
+
+
+async def _read(
+    context: Context, caller: Caller, request: Request, *, enqueue: bool
+) -> tuple[list[Publication], dict[str, UrlGroup]]:
+    async with context.database.reading(caller.tenant_id) as connection:
+        groups = await context.publisher.groups(connection, caller.tenant_id, [request.destination])
+    publications = context.publisher.read(request, groups)
+    if enqueue:
+        refuse_delay(publications)
+    return publications, groups
 
 
 async def _groups(context: Context, tenant_id: TenantId, requests: Sequence[Request]) -> dict[str, UrlGroup]:

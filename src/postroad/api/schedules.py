@@ -16,9 +16,11 @@ from postroad.api.schedule_actions import check_next, id_of, is_id, known, parse
 from postroad.api.veil import veiled
 from postroad.api.wire import schedule_view
 from postroad.domain import publication
+from postroad.domain.cron import Cron
 from postroad.domain.schedule import MAX_ID_LENGTH, Schedule, TickState, kept_fields
 from postroad.domain.tenant import Caller, TenantId
-from postroad.errors import EmptyDestination, InvalidField, NotFound
+from postroad.domain.url_group import UrlGroup
+from postroad.errors import BodyTooLarge, EmptyDestination, InvalidField, NotFound
 from postroad.store import queues, schedules
 
 PAGE = 100
@@ -31,18 +33,7 @@ async def create_schedule(context: Context, caller: Caller, request: publication
     The request is read as every tick will read it; nothing is stored of one that is refused.
     """
     tenant_id = caller.tenant_id
-    if not request.destination:
-        raise EmptyDestination
-    # Of a header that is repeated the last one counts.
-    given = dict(request.fields)
-    cron = parsed_cron("Upstash-Cron", given.get("upstash-cron", ""))
-    check_next(context, cron, field="Upstash-Cron")
-    schedule_id = id_of(given.get("upstash-schedule-id"))
-    if "upstash-not-before" in given:
-        expected = "nothing: a schedule has its times from Upstash-Cron, and Upstash-Delay is possible"
-        raise InvalidField("Upstash-Not-Before", given["upstash-not-before"], expected)
-    groups, publications = await read(context, caller, request)
-    await vet(context, caller, publications)
+    cron, schedule_id, groups, publications = await _read(context, caller, request)
     group = groups.get(request.destination)
     kept = publication.Request(
         request.destination,
@@ -57,6 +48,31 @@ async def create_schedule(context: Context, caller: Caller, request: publication
             await queues.admit(connection, tenant_id, [queue], most=limits.max_queues)
         await schedules.put(connection, tenant_id, cron, kept, most=limits.max_schedules)
     return Answer(201, orjson.dumps({"scheduleId": schedule_id}))
+
+
+async def rehearse_schedule(context: Context, caller: Caller, request: publication.Request) -> None:
+    """Refuse what making this schedule would refuse, and store nothing."""
+    if len(request.body) > context.limits.max_body_bytes:
+        raise BodyTooLarge(context.limits.max_body_bytes)
+    await _read(context, caller, request)
+
+
+async def _read(
+    context: Context, caller: Caller, request: publication.Request
+) -> tuple[Cron, str, dict[str, UrlGroup], list[publication.Publication]]:
+    if not request.destination:
+        raise EmptyDestination
+    # Of a header that is repeated the last one counts.
+    given = dict(request.fields)
+    cron = parsed_cron("Upstash-Cron", given.get("upstash-cron", ""))
+    check_next(context, cron, field="Upstash-Cron")
+    schedule_id = id_of(given.get("upstash-schedule-id"))
+    if "upstash-not-before" in given:
+        expected = "nothing: a schedule has its times from Upstash-Cron, and Upstash-Delay is possible"
+        raise InvalidField("Upstash-Not-Before", given["upstash-not-before"], expected)
+    groups, publications = await read(context, caller, request)
+    await vet(context, caller, publications)
+    return cron, schedule_id, groups, publications
 
 
 def router(context: Context, auth: Authentication) -> APIRouter:
