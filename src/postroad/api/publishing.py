@@ -51,11 +51,7 @@ async def rehearse(context: Context, caller: Caller, request: Request, *, enqueu
     if len(request.body) > context.limits.max_body_bytes:
         raise BodyTooLarge(context.limits.max_body_bytes)
     publications, _ = await _read(context, caller, request, enqueue=enqueue)
-    unknown = {url.host: url for one in publications for url in context.publisher.unknown_urls(one)}
-    if unknown:
-        await context.publisher.look_up(list(unknown.values()))
-    for one in publications:
-        context.publisher.message(caller.tenant_id, one, policy=caller.destinations)
+    await _vet(context, caller, publications)
     return len(publications)
 
 
@@ -67,25 +63,9 @@ async def publish_batch(
     An item that is not valid refuses the batch, and the error says which one it is. Only what the database itself
     refuses is answered in the place of its item. `hop` is what every item inherits of a batch that we delivered.
     """
-    requests, queued = await _items(context, body, caller_ip)
-    if hop:
-        requests = [replace(one, fields=(*one.fields, *hop)) for one in requests]
+    requests, groups, publications, sizes = await _read_batch(context, caller, body, caller_ip, hop)
     if not requests:
         return Answer(200, b"[]")
-    groups = await _groups(context, caller.tenant_id, requests)
-    publications: list[Publication] = []
-    sizes: list[int] = []
-    turns = Turns()
-    for index, request in enumerate(requests):
-        with _of_item(index):
-            read = context.publisher.read(request, groups)
-            if index in queued:
-                refuse_delay(read)
-            for publication in read:
-                context.publisher.unknown_urls(publication)
-        publications += read
-        sizes.append(len(read))
-        await turns.step()
     answers = iter(await context.intake.publish_all(caller, publications))
     content: list[Any] = []
     for request, size in zip(requests, sizes, strict=True):
@@ -140,6 +120,49 @@ async def _read(
     if enqueue:
         refuse_delay(publications)
     return publications, groups
+
+
+async def rehearse_batch(context: Context, caller: Caller, body: bytes) -> int:
+    """Refuse what a batch would be refused for, and store nothing; gives how many messages it would make."""
+    if len(body) > context.limits.max_batch_bytes:
+        raise BodyTooLarge(context.limits.max_batch_bytes)
+    _, _, publications, _ = await _read_batch(context, caller, body, None, ())
+    await _vet(context, caller, publications)
+    return len(publications)
+
+
+async def _vet(context: Context, caller: Caller, publications: Sequence[Publication]) -> None:
+    unknown = {url.host: url for one in publications for url in context.publisher.unknown_urls(one)}
+    if unknown:
+        await context.publisher.look_up(list(unknown.values()))
+    turns = Turns()
+    for one in publications:
+        context.publisher.message(caller.tenant_id, one, policy=caller.destinations)
+        await turns.step()
+
+
+async def _read_batch(
+    context: Context, caller: Caller, body: bytes, caller_ip: str | None, hop: Sequence[tuple[str, str]]
+) -> tuple[list[Request], dict[str, UrlGroup], list[Publication], list[int]]:
+    """The requests of a batch, their URL groups, all publications, and how many of these each request makes."""
+    requests, queued = await _items(context, body, caller_ip)
+    if hop:
+        requests = [replace(one, fields=(*one.fields, *hop)) for one in requests]
+    groups = await _groups(context, caller.tenant_id, requests)
+    publications: list[Publication] = []
+    sizes: list[int] = []
+    turns = Turns()
+    for index, request in enumerate(requests):
+        with _of_item(index):
+            read = context.publisher.read(request, groups)
+            if index in queued:
+                refuse_delay(read)
+            for publication in read:
+                context.publisher.unknown_urls(publication)
+        publications += read
+        sizes.append(len(read))
+        await turns.step()
+    return requests, groups, publications, sizes
 
 
 async def _groups(context: Context, tenant_id: TenantId, requests: Sequence[Request]) -> dict[str, UrlGroup]:

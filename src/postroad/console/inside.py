@@ -54,7 +54,10 @@ class Inside:
         content: bytes = b"",
         address: str | None = None,
     ) -> Reply:
-        """One request. `path` is quoted already. Raises `ApiRefusedError` for whatever is no success."""
+        """One request. `path` is quoted already, and may have a query instead of params.
+
+        Raises `ApiRefusedError` for whatever is no success.
+        """
         status, answer = 500, bytearray()
         body: list[dict[str, Any]] = [{"type": "http.request", "body": content, "more_body": False}]
         ended = asyncio.Event()
@@ -99,6 +102,7 @@ def _scope(
 ) -> dict[str, Any]:
     fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     fields.append((b"content-length", str(len(content)).encode()))
+    path, _, query = path.partition("?")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -107,7 +111,7 @@ def _scope(
         "scheme": "http",
         "path": unquote(path),
         "raw_path": quote(path, safe=_SAFE).encode(),
-        "query_string": urlencode(params, doseq=True).encode(),
+        "query_string": (quote(query, safe=_SAFE + "?") or urlencode(params, doseq=True)).encode(),
         "root_path": "",
         "headers": fields,
         "client": None if address is None else (address, 0),

@@ -100,7 +100,18 @@ document.addEventListener("htmx:after:swap", () => {
     if (found && found.open !== open) found.open = open;
   }
   showTimes();
+  markField();
 });
+
+// The field that an answer is about is marked as wrong.
+function markField() {
+  if (!document.getElementById("check")) return;
+  const problem = document.querySelector("#check [data-field]");
+  for (const field of document.querySelectorAll(".builder [name]")) {
+    if (problem && field.name === problem.dataset.field) field.setAttribute("aria-invalid", "true");
+    else field.removeAttribute("aria-invalid");
+  }
+}
 
 // Copying, also where the clipboard is not to be had: on plain HTTP
 
