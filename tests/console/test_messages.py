@@ -127,7 +127,7 @@ async def test_what_can_be_done(visitor: httpx.AsyncClient, server: Running, rec
     message = await server.publish(receiver.url("/x"), b"before", **LATER)
 
     form = (await visitor.get(f"/console/messages/{message}/edit")).text
-    assert ">before</textarea>" in form
+    assert ">\nbefore</textarea>" in form
     answer = await visitor.post(
         f"/console/messages/{message}/edit",
         data={"body": "after\r\nthat", "body_before": "before", "headers": "X-New: 1", "delay": ""},

@@ -135,8 +135,9 @@ class Draft:
             fields.append(("Content-Type", self["content_type"]))
         fields += [(f"Upstash-Forward-{name}", value) for name, value in self.forwarded.items()]
         for name, value in fields:
-            if not value.isprintable() or not all(ord(letter) < 256 for letter in name + value):
-                raise DraftError(FIELDS.get(name, "headers"), f"{name}: a header has printable Latin-1 characters only")
+            # More than that, clients write each in their own way.
+            if not value.isprintable() or not (name + value).isascii():
+                raise DraftError(FIELDS.get(name, "headers"), f"{name}: expected printable ASCII characters only")
         return fields
 
     @property

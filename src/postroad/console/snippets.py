@@ -89,6 +89,9 @@ def command(draft: Draft) -> str:
     parts += [f"-H {_quoted(f'{name}: {value}')}" for name, value in (*rest, *draft.forwarded.items())]
     if draft["body_base64"]:
         return f"echo {draft['body_base64']} | base64 -d | " + _lines([*parts, "--body-file -"])
+    if draft["body"] == "-":
+        # A dash alone would be standard input.
+        return "printf - | " + _lines([*parts, "--body -"])
     if draft["body"]:
         parts.append(f"--body {_quoted(draft['body'])}")
     return _lines(parts)
