@@ -24,6 +24,8 @@ from postroad.api.context import Context
 from postroad.api.strangers import Strangers
 from postroad.clock import Clock
 from postroad.console.app import console
+from postroad.console.inside import Inside
+from postroad.console.runs import Runs
 from postroad.dispatch.dispatcher import Dispatcher
 from postroad.dispatch.egress.client import Egress
 from postroad.dispatch.egress.tls import tls_context
@@ -153,7 +155,8 @@ class Node:
             dev=dev,
         )
         self._application = application(context, docs=settings.docs)
-        self._application.show(console(context, self._application))
+        self._console_runs = Runs(context, Inside(self._application))
+        self._application.show(console(context, self._application, self._console_runs))
         self._stopping = False
         self._impatient = asyncio.Event()
         self._readiness: tuple[float, list[str]] = (0.0, [])
@@ -232,6 +235,7 @@ class Node:
             server.should_exit = True
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
         await self._bulk_worker.stop()
+        await self._console_runs.stop()
         if self.dispatcher is not None:
             await self.dispatcher.stop(self._settings.shutdown_grace, self._impatient)
         for task in tasks:

@@ -46,6 +46,7 @@ insert into waits (message_id, tenant_id, lease, span, deadline) select id, tena
 insert into activity select tenant_id, now(), '', 1, 1, 1, 1, 1, 1, 1 from messages;
 insert into audit_entries (tenant_id, actor, action, target, outcome)
   select tenant_id, 'a', 'retry', 't', 'done' from messages;
+insert into dead_letter_runs (tenant_id, actor, kind, q, total) select tenant_id, 'a', 'retry', '', 1 from messages;
 insert into sessions (hash, tenant_id, expires_at) select id::text::bytea, tenant_id, now() from messages;
 """
 

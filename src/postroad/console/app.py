@@ -19,6 +19,7 @@ from postroad.console.gate import COOKIE, Gate, NoConsoleError, is_own, set_cook
 from postroad.console.inside import ApiRefusedError, Inside
 from postroad.console.pages import PAGES
 from postroad.console.rendering import STATIC, environment
+from postroad.console.runs import Runs
 from postroad.console.visit import THEMES, Form, GoneError, Visit, form_of, theme_of
 from postroad.domain.tenant import Access
 from postroad.errors import PostroadError, TooManyGuesses, Unauthenticated, Unavailable
@@ -51,9 +52,9 @@ _FILES = {path.name for path in STATIC.iterdir()}
 _log = logging.getLogger(__name__)
 
 
-def console(context: Context, door: App) -> App:
-    """What answers under `/console`; `door` is the API that it works with."""
-    reception = _Reception(context, Inside(door))
+def console(context: Context, door: App, runs: Runs) -> App:
+    """What answers under `/console`; `door` is the API that it works with, `runs` the bulk work that it begins."""
+    reception = _Reception(context, Inside(door), runs)
     return Starlette(
         routes=reception.routes(),
         middleware=[Middleware(_Safe)],
@@ -82,9 +83,10 @@ class _Safe:
 class _Reception:
     """Lets in who may come in, and answers for what goes wrong."""
 
-    def __init__(self, context: Context, inside: Inside) -> None:
+    def __init__(self, context: Context, inside: Inside, runs: Runs) -> None:
         self._context = context
         self._inside = inside
+        self._runs = runs
         self._gate = Gate(context)
         self._templates: Environment = environment()
 
@@ -123,6 +125,7 @@ class _Reception:
                     form,
                     inside=self._inside,
                     context=self._context,
+                    runs=self._runs,
                     templates=self._templates,
                 )
                 if session.caller.access is Access.ADMIN and request.url.path not in _OF_ADMINISTRATORS:

@@ -29,7 +29,6 @@ _ALIASES = {
     "group": "topicName",
     "schedule": "scheduleId",
 }
-_BY_NAME = {name.lower(): name for name in NAMES} | _ALIASES
 
 
 class FilterError(PostroadError):
@@ -53,15 +52,19 @@ class Search:
         return bool(self.params)
 
 
-def parse(text: str, *, now_ms: int) -> Search:
-    """Read a filter such as `host=api.example.com state=FAILED since=1h`. Raises `FilterError`."""
+def parse(text: str, *, now_ms: int, names: Mapping[str, str] = NAMES) -> Search:
+    """Read a filter such as `host=api.example.com state=FAILED since=1h`. Raises `FilterError`.
+
+    A list may have names of its own.
+    """
+    by_name = {name.lower(): name for name in names} | _ALIASES
     found: dict[str, list[str]] = {}
     for match in _WORD.finditer(text.strip()):
         name, quoted, bare = match.groups()
         value = bare if quoted is None else quoted
-        known = _guess(value) if name is None else _BY_NAME.get(name.lower())
+        known = _guess(value) if name is None else by_name.get(name.lower())
         if known is None:
-            expected = ", ".join(NAMES)
+            expected = ", ".join(names)
             raise FilterError(f"{name} is no filter: expected one of {expected}, or an id, a URL or a host alone")
         found.setdefault(known, []).append(value)
     params = {name: ",".join(values) for name, values in found.items()}

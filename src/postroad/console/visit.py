@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from postroad.api.context import Context
 from postroad.console.gate import set_cookie
 from postroad.console.inside import ApiRefusedError, Headers, Inside
+from postroad.console.runs import Runs
 from postroad.domain.tenant import Access
 from postroad.errors import BodyTooLarge, PostroadError
 from postroad.store import audits
@@ -67,12 +68,14 @@ class Visit:
         *,
         inside: Inside,
         context: Context,
+        runs: Runs,
         templates: Environment,
     ) -> None:
         self.request = request
         self.session = session
         self.form = form
         self.context = context
+        self.runs = runs
         self._inside = inside
         self._templates = templates
 

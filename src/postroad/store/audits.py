@@ -34,16 +34,21 @@ async def add(
     )
 
 
-async def page(connection: Connection, tenant_id: TenantId, *, before: int | None, limit: int) -> list[Entry]:
-    """Entries of a tenant, the newest first."""
+async def page(
+    connection: Connection, tenant_id: TenantId, *, before: int | None, limit: int, words: str = ""
+) -> list[Entry]:
+    """Entries of a tenant, the newest first; only those that have these words in who, what, with what or outcome."""
     rows = await connection.fetch(
         """
         select id, at, actor, action, target, outcome from audit_entries
-        where tenant_id = $1 and ($2::bigint is null or id < $2) order by id desc limit $3
+        where tenant_id = $1 and ($2::bigint is null or id < $2)
+          and ($4 = '' or position(lower($4) in lower(concat_ws(' ', actor, action, target, outcome))) > 0)
+        order by id desc limit $3
         """,
         tenant_id,
         before,
         limit,
+        words.replace("\0", ""),
     )
     return [Entry(**row) for row in rows]
 

@@ -60,6 +60,11 @@ def bound(filters: Filters) -> dict[str, list[str]]:
     return {f"of_{name}": _prepared(name, values) for name, values in filters.values.items()}
 
 
+def host_of(url: ColumnElement[str]) -> ColumnElement[str]:
+    """The host of a URL, without its port."""
+    return func.lower(func.substring(url, _HOST))
+
+
 def _prepared(name: str, values: Iterable[str]) -> list[str]:
     return [value.lower() if name == "host" else value for value in values]
 
@@ -72,7 +77,7 @@ def _condition(messages: FromClause, name: str, values: ColumnElement[Any]) -> C
         case "url":
             return column.url == any_(values)
         case "host":
-            return func.lower(func.substring(column.url, _HOST)) == any_(values)
+            return host_of(column.url) == any_(values)
         case "path":
             return func.coalesce(func.nullif(func.substring(column.url, _PATH), ""), "/") == any_(values)
         case "label":

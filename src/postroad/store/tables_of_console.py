@@ -21,7 +21,7 @@ from sqlalchemy import (
 from postroad.store.tables import Instant
 from postroad.store.tables_of_handlers import metadata
 
-__all__ = ["activity", "audit_entries", "console_passwords", "metadata", "sessions"]
+__all__ = ["activity", "audit_entries", "console_passwords", "dead_letter_runs", "metadata", "sessions"]
 
 console_passwords = Table(
     "console_passwords",
@@ -59,6 +59,31 @@ audit_entries = Table(
     Column("target", Text, nullable=False),
     Column("outcome", Text, nullable=False),
     Index("audit_entries_listed", "tenant_id", "id"),
+)
+
+dead_letter_runs = Table(
+    "dead_letter_runs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    # The filter in words, empty for all.
+    Column("q", Text, nullable=False),
+    # Null is as fast as it goes.
+    Column("per_second", Integer),
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False, server_default=text("0")),
+    # What was refused, or had gone.
+    Column("kept", Integer, nullable=False, server_default=text("0")),
+    Column("is_stopping", Boolean, nullable=False, server_default=text("false")),
+    # Null while it goes on.
+    Column("outcome", Text),
+    Column("created_at", Instant, nullable=False, server_default=func.now()),
+    # When the process that works on it was last heard of.
+    Column("seen_at", Instant, nullable=False, server_default=func.now()),
+    CheckConstraint("kind in ('retry', 'delete')", name="dead_letter_runs_kind_known"),
+    Index("dead_letter_runs_listed", "tenant_id", "id"),
 )
 
 activity = Table(

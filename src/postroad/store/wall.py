@@ -44,6 +44,7 @@ RIGHTS: Sequence[tuple[str, str, str | None]] = (
             "waits": "select update",
             "activity": "select",
             "audit_entries": "select",
+            "dead_letter_runs": "select insert update delete",
         }.items()
         for verb in verbs.split()
     ),

@@ -1,0 +1,88 @@
+"""Which dead letters somebody means: a filter as it was typed, or those that were ticked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from postroad.api.query import Query
+from postroad.console.search import NAMES as NAMES_OF_ALL
+from postroad.console.search import FilterError, parse
+from postroad.domain.dead_letter import dead_letter_number
+from postroad.store.dead_letter_groups import Group, Wanted
+
+NAMES: Mapping[str, str] = {
+    **{name: text for name, text in NAMES_OF_ALL.items() if name not in ("state", "messageIds")},
+    "messageId": "ids of messages",
+    "responseStatus": "status of the last response, 0 for none",
+    "reason": "why there was no response, with * for anything",
+}
+"""What dead letters can be filtered by."""
+
+MOST_TICKED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Dead letters as they were chosen: by a filter, or ticked."""
+
+    q: str
+    ids: Sequence[str]
+    wanted: Wanted
+
+    @property
+    def words(self) -> str:
+        """The choice in words, for the audit log."""
+        if self.ids:
+            return ", ".join(self.ids)
+        return f"all that match {self.q}" if self.q else "all dead letters"
+
+
+async def chosen(q: str, ids: Sequence[str] = (), *, now_ms: int, up_to: int | None = None) -> Choice:
+    """Understand a choice; ids go before a filter. Raises `FilterError` and what the API says of a wrong value."""
+    if ids:
+        if len(ids) > MOST_TICKED:
+            raise FilterError(f"{len(ids)} dead letters were ticked: expected at most {MOST_TICKED}, or a filter")
+        numbers = tuple(number for one in ids if (number := dead_letter_number(one)) is not None)
+        return Choice("", ids, Wanted(numbers=numbers))
+    search = parse(q, now_ms=now_ms, names=NAMES)
+    params = dict(search.params)
+    # A state is known in other lists; here everything has failed.
+    if params.pop("state", "FAILED") != "FAILED":
+        raise FilterError("this list cannot be filtered by state: whatever is in it has failed")
+    reason = params.pop("reason", None)
+    query = Query()
+    for name, value in params.items():
+        query.add(name, value)
+    statuses = query.take_all("responseStatus")
+    filters = await query.take_filters()
+    query.end()
+    wanted = Wanted(
+        filters,
+        statuses=None if statuses is None else tuple(_status(one) for one in statuses),
+        reasons=None if reason is None else (reason,),
+        up_to=up_to,
+    )
+    return Choice(search.text, (), wanted)
+
+
+def filter_of(group: Group, q: str) -> str:
+    """The filter that finds a group, in addition to the one that it was found with."""
+    parts = [q] if q else []
+    # What is narrower than what was typed already says nothing new.
+    if group.host and f"host={group.host}" not in q:
+        parts.append(f"host={group.host}")
+    if group.status is not None:
+        error = f"responseStatus={group.status}"
+    elif group.reason is not None:
+        # A quotation mark would end the value.
+        error = 'reason="{}"'.format(group.reason.replace('"', "*"))
+    else:
+        error = "responseStatus=0"
+    return " ".join(parts if error in q else [*parts, error])
+
+
+def _status(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 3:
+        raise FilterError(f"responseStatus={text}: expected an HTTP status, or 0 where no response came")
+    return int(text)

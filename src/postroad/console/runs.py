@@ -1,0 +1,203 @@
+"""Bulk work on dead letters: retried or deleted step by step through the API, at a pace, while people may look away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from postroad.api.context import Context
+from postroad.console.inside import ApiRefusedError, Inside
+from postroad.domain.tenant import TenantId
+from postroad.errors import PostroadError, Unavailable
+from postroad.store import audits, dead_letter_groups, dead_letter_runs
+from postroad.store.dead_letter_groups import Wanted
+from postroad.store.engine import Connection, TryAgain
+from postroad.store.sessions import Session
+
+RATES = (1, 10, 100)
+"""Letters a second that can be chosen; or as fast as it goes."""
+
+_STEP = 100
+_STOCK = 1_000
+_SHORTEST_S = 0.2
+"""Steps are no closer than that, but for those that have no pace."""
+
+_BUSY_S = 1.0
+_MOST_BUSY = 60
+_BUSY = (429, 503)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done: `kind` is retry or delete, `words` say with which letters."""
+
+    kind: str
+    wanted: Wanted
+    q: str
+    words: str
+    per_second: int | None
+    total: int
+
+    @property
+    def action(self) -> str:
+        """What the audit log calls it."""
+        return f"{self.kind} dead letters"
+
+
+class Runs:
+    """Works on the bulk work that this process has begun.
+
+    What a stop or a death of the process breaks off simply stays in the dead letters; people see that and begin anew.
+    """
+
+    def __init__(self, context: Context, inside: Inside) -> None:
+        self._database = context.database
+        self._inside = inside
+        self._tasks: dict[int, tuple[TenantId, asyncio.Task[None]]] = {}
+
+    async def begin(self, session: Session, order: Order, *, wait_s: float) -> int:
+        """Begin, and wait a moment: what is small is done then. Gives the id of the run."""
+        tenant_id = session.caller.tenant_id
+        async with self._database.changing(tenant_id) as connection:
+            run_id = await dead_letter_runs.begin(
+                connection,
+                tenant_id,
+                actor=session.actor,
+                kind=order.kind,
+                q=order.q,
+                per_second=order.per_second,
+                total=order.total,
+            )
+        await self._note(session, order, f"begun: {order.total:,}, {pace_in_words(order.per_second)}")
+        task = asyncio.create_task(self._run(run_id, session, order))
+        self._tasks[run_id] = tenant_id, task
+        task.add_done_callback(partial(self._ended, run_id))
+        await asyncio.wait({task}, timeout=wait_s)
+        return run_id
+
+    async def stop(self) -> None:
+        """Break off what is under way, and say so where people look."""
+        broken_off = dict(self._tasks)
+        for _, task in broken_off.values():
+            task.cancel()
+        await asyncio.gather(*(task for _, task in broken_off.values()), return_exceptions=True)
+        for run_id, (tenant_id, _) in broken_off.items():
+            with suppress(PostroadError):
+                async with self._database.changing(tenant_id) as connection:
+                    await dead_letter_runs.end(connection, tenant_id, run_id, outcome="broken off: the server stopped")
+
+    async def _run(self, run_id: int, session: Session, order: Order) -> None:
+        work = _Work(self._inside, session, order)
+        tenant_id = session.caller.tenant_id
+        outcome, busy = None, 0
+        while outcome is None:
+            pause_s = 0.0
+            try:
+                async with self._database.reading(tenant_id) as connection:
+                    await work.stock_up(tenant_id, connection)
+                if work.is_over:
+                    outcome = "done"
+                else:
+                    pause_s = await work.step()
+                    busy = 0
+            except (ApiRefusedError, Unavailable, TryAgain) as error:
+                if isinstance(error, ApiRefusedError) and error.status not in _BUSY:
+                    outcome = f"refused: {error}"
+                elif (busy := busy + 1) > _MOST_BUSY:
+                    outcome = f"given up: {error}"
+                pause_s = _BUSY_S
+            if not await self._goes_on(tenant_id, run_id, work):
+                outcome = "stopped" if outcome is None else outcome
+            elif outcome is None:
+                await asyncio.sleep(pause_s)
+        async with self._database.changing(tenant_id) as connection:
+            await dead_letter_runs.end(connection, tenant_id, run_id, outcome=outcome)
+        past = "retried" if order.kind == "retry" else "deleted"
+        await self._note(session, order, f"{outcome}: {work.done:,} {past}, {work.kept:,} left as they were")
+
+    async def _goes_on(self, tenant_id: TenantId, run_id: int, work: _Work) -> bool:
+        try:
+            async with self._database.changing(tenant_id) as connection:
+                return await dead_letter_runs.advance(connection, tenant_id, run_id, done=work.done, kept=work.kept)
+        except (Unavailable, TryAgain):
+            # The next turn writes it down.
+            return True
+
+    async def _note(self, session: Session, order: Order, outcome: str) -> None:
+        async with self._database.connection() as connection:
+            await audits.add(
+                connection,
+                session.caller.tenant_id,
+                actor=session.actor,
+                action=order.action,
+                target=order.words,
+                outcome=outcome,
+            )
+
+    def _ended(self, run_id: int, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(run_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("bulk work %d on dead letters broke off", run_id, exc_info=error)
+
+
+class _Work:
+    """Where a run is: from the oldest letter on, past those that are refused."""
+
+    def __init__(self, inside: Inside, session: Session, order: Order) -> None:
+        self._inside = inside
+        self._session = session
+        self._order = order
+        self._stock: list[tuple[int, str]] = []
+        self._after = 0
+        self._next_at = asyncio.get_running_loop().time()
+        self.done = 0
+        self.kept = 0
+        self.is_over = False
+
+    async def stock_up(self, tenant_id: TenantId, connection: Connection) -> None:
+        """Find out which letters are next."""
+        if self._stock:
+            return
+        self._stock = await dead_letter_groups.ids(
+            connection, tenant_id, self._order.wanted, after=self._after, limit=_STOCK
+        )
+        self.is_over = not self._stock
+
+    async def step(self) -> float:
+        """Work on some; gives how long to wait before the next ones."""
+        pace = self._order.per_second
+        size = _STEP if pace is None else max(round(pace * _SHORTEST_S), 1)
+        now = self._stock[:size]
+        moved = await self._move([one for _, one in now])
+        del self._stock[:size]
+        self._after = now[-1][0]
+        self.done += moved
+        self.kept += len(now) - moved
+        if pace is None:
+            return 0.0
+        at = asyncio.get_running_loop().time()
+        self._next_at = max(self._next_at + len(now) / pace, at)
+        return self._next_at - at
+
+    async def _move(self, ids: list[str]) -> int:
+        is_retry = self._order.kind == "retry"
+        method, path = ("POST", "/v2/dlq/retry") if is_retry else ("DELETE", "/v2/dlq")
+        try:
+            reply = await self._inside.ask(self._session.caller, method, path, params={"dlqIds": ",".join(ids)})
+        except ApiRefusedError as error:
+            if error.status == 404:
+                # Somebody else was faster with all of them.
+                return 0
+            raise
+        moved: int = len(reply.document["responses"]) if is_retry else reply.document["deleted"]
+        return moved
+
+
+def pace_in_words(per_second: int | None) -> str:
+    """How fast, in words."""
+    return "as fast as it goes" if per_second is None else f"{per_second:,} a second"
