@@ -21,7 +21,9 @@ RATES = (1, 10, 100)
 """Letters a second that can be chosen; or as fast as it goes."""
 
 _STEP = 100
-_STOCK = 1_000
+_LOOK = 2_000
+"""Letters that are looked at for the next ones."""
+
 _SHORTEST_S = 0.2
 """Steps are no closer than that, but for those that have no pace."""
 
@@ -153,7 +155,7 @@ class _Work:
         self._session = session
         self._order = order
         self._stock: list[tuple[int, str]] = []
-        self._after = 0
+        self._after: int | None = 0
         self._next_at = asyncio.get_running_loop().time()
         self.done = 0
         self.kept = 0
@@ -163,19 +165,21 @@ class _Work:
         """Find out which letters are next."""
         if self._stock:
             return
-        self._stock = await dead_letter_groups.ids(
-            connection, tenant_id, self._order.wanted, after=self._after, limit=_STOCK
-        )
-        self.is_over = not self._stock
+        if self._after is not None:
+            self._stock, self._after = await dead_letter_groups.ids(
+                connection, tenant_id, self._order.wanted, after=self._after, look=_LOOK
+            )
+        self.is_over = self._after is None and not self._stock
 
     async def step(self) -> float:
         """Work on some; gives how long to wait before the next ones."""
         pace = self._order.per_second
         size = _STEP if pace is None else max(round(pace * _SHORTEST_S), 1)
         now = self._stock[:size]
+        if not now:
+            return 0.0
         moved = await self._move([one for _, one in now])
         del self._stock[:size]
-        self._after = now[-1][0]
         self.done += moved
         self.kept += len(now) - moved
         if pace is None:

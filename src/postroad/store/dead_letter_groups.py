@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, FromClause, Select, Subquery, any_, case, func, literal, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Select, Subquery, any_, case, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.dead_letter import dlq_id
@@ -29,6 +28,11 @@ LOOK_BEFORE_BULK = 200_000
 
 MOST_GROUPS = 50
 _MOST_REASON_CHARACTERS = 160
+_OF_A_MESSAGE = ("url", "method", "labels", "queue", "flow_key", "url_group", "schedule_id", "caller_ip")
+_OF_A_LINE = (
+    "number", "failed_at", "status", "reason", "message_id", "url", "method", "labels", "queue", "url_group",
+    "schedule_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +98,20 @@ class Line:
 
 async def grouped(connection: Connection, tenant_id: TenantId, wanted: Wanted, *, look: int = LOOK) -> Grouped:
     """What matches among the newest `look` letters, in groups, the largest first."""
-    looked = _looked(tenant_id, wanted, limit=look)
-    reason = case((looked.c.status.is_(None), func.left(looked.c.reason, _MOST_REASON_CHARACTERS)))
-    found = _joined(
-        looked,
-        wanted,
-        host_of(messages.c.url).label("host"),
-        looked.c.status,
-        reason.label("reason"),
-        looked.c.failed_at,
-        looked.c.id,
-    ).subquery("found")
+    looked = _letters(tenant_id, wanted).order_by(dead_letters.c.id.desc()).limit(look).subquery("looked")
+    joined = _joined(looked, wanted)
+    reason = case((joined.c.status.is_(None), func.left(joined.c.reason, _MOST_REASON_CHARACTERS)))
+    found = (
+        select(
+            host_of(joined.c.url).label("host"),
+            joined.c.status,
+            reason.label("reason"),
+            joined.c.failed_at,
+            joined.c.number,
+        )
+        .where(*on_message(joined, wanted.filters))
+        .subquery("found")
+    )
     count = func.count()
     query = (
         select(
@@ -115,14 +122,14 @@ async def grouped(connection: Connection, tenant_id: TenantId, wanted: Wanted, *
             func.max(found.c.failed_at).label("newest_at"),
             func.sum(count).over().label("total"),
             count.over().label("number_of_groups"),
-            func.max(func.max(found.c.id)).over().label("up_to"),
+            func.max(func.max(found.c.number)).over().label("up_to"),
         )
         .group_by(found.c.host, found.c.status, found.c.reason)
         .order_by(count.desc(), found.c.host, found.c.status, found.c.reason)
         .limit(MOST_GROUPS)
     )
     rows = await run(connection, query)
-    _, seen = await _reached(connection, looked)
+    _, _, seen = await _reached(connection, looked)
     groups = [
         Group(row["host"] or "", row["status"], _whole(row["reason"]), row["count"], row["newest_at"]) for row in rows
     ]
@@ -142,59 +149,51 @@ async def page(
     """Letters that match, the newest first, and before which number to go on; that may be with none found yet."""
     if not wanted.filters.are_on_messages:
         look = limit + 1
-    looked = _looked(tenant_id, wanted, limit=look, before=before)
-    message = messages.c
+    letters = _letters(tenant_id, wanted).order_by(dead_letters.c.id.desc()).limit(look)
+    looked = (letters if before is None else letters.where(dead_letters.c.id < before)).subquery("looked")
+    joined = _joined(looked, wanted)
     query = (
-        _joined(
-            looked,
-            wanted,
-            looked.c.id.label("number"),
-            looked.c.failed_at,
-            looked.c.status,
-            looked.c.reason,
-            looked.c.message_id,
-            message.url,
-            message.method,
-            message.labels,
-            message.queue,
-            message.url_group,
-            message.schedule_id,
-        )
-        .order_by(looked.c.id.desc())
+        select(*(joined.c[name] for name in _OF_A_LINE))
+        .where(*on_message(joined, wanted.filters))
+        .order_by(joined.c.number.desc())
         .limit(limit + 1)
     )
     lines = [_line(row) for row in await run(connection, query)]
     if len(lines) > limit:
         return lines[:limit], lines[limit - 1].number
-    reached, seen = await _reached(connection, looked)
-    return lines, reached if seen >= look else None
+    least, _, seen = await _reached(connection, looked)
+    return lines, least if seen >= look else None
 
 
 async def ids(
-    connection: Connection, tenant_id: TenantId, wanted: Wanted, *, after: int, limit: int
-) -> list[tuple[int, str]]:
-    """Numbers and ids of letters that match, the oldest first: all there are, whatever it takes to find them."""
-    looked = _letters(tenant_id, wanted).where(dead_letters.c.id > after).subquery("looked")
-    query = _joined(looked, wanted, looked.c.id, looked.c.failed_at).order_by(looked.c.id).limit(limit)
-    return [(row["id"], dlq_id(row["id"], row["failed_at"])) for row in await run(connection, query)]
+    connection: Connection, tenant_id: TenantId, wanted: Wanted, *, after: int, look: int
+) -> tuple[list[tuple[int, str]], int | None]:
+    """Numbers and ids of letters that match among the next `look`, the oldest first, and after which to go on.
+
+    None is for the last of them.
+    """
+    letters = _letters(tenant_id, wanted).where(dead_letters.c.id > after).order_by(dead_letters.c.id).limit(look)
+    joined = _joined(looked := letters.subquery("looked"), wanted)
+    query = (
+        select(joined.c.number, joined.c.failed_at).where(*on_message(joined, wanted.filters)).order_by(joined.c.number)
+    )
+    rows = await run(connection, query)
+    _, most, seen = await _reached(connection, looked)
+    return [(row["number"], dlq_id(row["number"], row["failed_at"])) for row in rows], most if seen >= look else None
 
 
-async def _reached(connection: Connection, looked: Subquery) -> tuple[int | None, int]:
-    rows = await run(connection, select(func.min(looked.c.id).label("least"), func.count().label("seen")))
-    return rows[0]["least"], rows[0]["seen"]
+async def _reached(connection: Connection, looked: Subquery) -> tuple[int | None, int | None, int]:
+    """The least and the highest number of what was looked at, and how many there were."""
+    number = looked.c.id
+    query = select(func.min(number).label("least"), func.max(number).label("most"), func.count().label("seen"))
+    row = (await run(connection, query))[0]
+    return row["least"], row["most"], row["seen"]
 
 
 def _line(row: Row) -> Line:
     number = row["method"]
     method = METHODS[number] if number < len(METHODS) else f"unknown-{number}"
     return Line(**{**row, "method": method, "labels": row["labels"] or ()})
-
-
-def _looked(tenant_id: TenantId, wanted: Wanted, *, limit: int, before: int | None = None) -> Subquery:
-    query = _letters(tenant_id, wanted)
-    if before is not None:
-        query = query.where(dead_letters.c.id < before)
-    return query.order_by(dead_letters.c.id.desc()).limit(limit).subquery("looked")
 
 
 def _letters(tenant_id: TenantId, wanted: Wanted) -> Select[tuple[object, ...]]:
@@ -218,10 +217,19 @@ def _letters(tenant_id: TenantId, wanted: Wanted) -> Select[tuple[object, ...]]:
     return query if wanted.up_to is None else query.where(letter.id <= wanted.up_to)
 
 
-def _joined(looked: FromClause, wanted: Wanted, *columns: ColumnElement[Any]) -> Select[tuple[object, ...]]:
-    query: Select[tuple[object, ...]] = select(*columns)
-    both = looked.join(messages, messages.c.id == looked.c.message_id)
-    return query.select_from(both).where(*on_message(messages, wanted.filters))
+def _joined(looked: Subquery, wanted: Wanted) -> Subquery:
+    """The letters with what filters and lists need of their messages."""
+    columns = [messages.c[name] for name in _OF_A_MESSAGE]
+    if "api" in wanted.filters.values:
+        columns.append(messages.c.options)
+    letter = looked.c
+    return (
+        select(letter.id.label("number"), letter.failed_at, letter.status, letter.reason, letter.message_id, *columns)
+        .select_from(looked.join(messages, messages.c.id == letter.message_id))
+        # Conditions on messages are looked at after the join, or the planner would sift all messages that there are.
+        .offset(0)
+        .subquery("joined")
+    )
 
 
 def _is_like(reason: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
