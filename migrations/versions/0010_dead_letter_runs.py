@@ -20,6 +20,7 @@ UPGRADE: tuple[str, ...] = (
       total integer not null,
       done integer not null default 0,
       kept integer not null default 0,
+      why text,
       is_stopping boolean not null default false,
       outcome text,
       created_at timestamptz not null default now(),

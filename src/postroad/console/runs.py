@@ -7,6 +7,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from postroad.api.context import Context
 from postroad.console.inside import ApiRefusedError, Inside
@@ -20,7 +21,9 @@ from postroad.store.sessions import Session
 RATES = (1, 10, 100)
 """Letters a second that can be chosen; or as fast as it goes."""
 
-_STEP = 100
+_STEP = {"retry": 100, "delete": 500}
+"""Letters that one call is about, where no pace says otherwise."""
+
 _LOOK = 2_000
 """Letters that are looked at for the next ones."""
 
@@ -125,7 +128,9 @@ class Runs:
     async def _goes_on(self, tenant_id: TenantId, run_id: int, work: _Work) -> bool:
         try:
             async with self._database.changing(tenant_id) as connection:
-                return await dead_letter_runs.advance(connection, tenant_id, run_id, done=work.done, kept=work.kept)
+                return await dead_letter_runs.advance(
+                    connection, tenant_id, run_id, done=work.done, kept=work.kept, why=work.why
+                )
         except (Unavailable, TryAgain):
             # The next turn writes it down.
             return True
@@ -159,6 +164,7 @@ class _Work:
         self._next_at = asyncio.get_running_loop().time()
         self.done = 0
         self.kept = 0
+        self.why: str | None = None
         self.is_over = False
 
     async def stock_up(self, tenant_id: TenantId, connection: Connection) -> None:
@@ -174,7 +180,7 @@ class _Work:
     async def step(self) -> float:
         """Work on some; gives how long to wait before the next ones."""
         pace = self._order.per_second
-        size = _STEP if pace is None else max(round(pace * _SHORTEST_S), 1)
+        size = _STEP[self._order.kind] if pace is None else max(round(pace * _SHORTEST_S), 1)
         now = self._stock[:size]
         if not now:
             return 0.0
@@ -189,17 +195,32 @@ class _Work:
         return self._next_at - at
 
     async def _move(self, ids: list[str]) -> int:
-        is_retry = self._order.kind == "retry"
-        method, path = ("POST", "/v2/dlq/retry") if is_retry else ("DELETE", "/v2/dlq")
         try:
-            reply = await self._inside.ask(self._session.caller, method, path, params={"dlqIds": ",".join(ids)})
+            if self._order.kind == "delete":
+                deleted: int = (await self._ask("DELETE", "/v2/dlq", dlqIds=",".join(ids)))["deleted"]
+                return deleted
+            retried = len((await self._ask("POST", "/v2/dlq/retry", dlqIds=",".join(ids)))["responses"])
         except ApiRefusedError as error:
             if error.status == 404:
                 # Somebody else was faster with all of them.
                 return 0
             raise
-        moved: int = len(reply.document["responses"]) if is_retry else reply.document["deleted"]
-        return moved
+        if not retried and self.why is None:
+            return await self._ask_why(ids[0])
+        return retried
+
+    async def _ask_why(self, one: str) -> int:
+        """Retry a letter by itself, because only so it is said why that is refused."""
+        try:
+            await self._ask("POST", f"/v2/dlq/retry/{one}")
+        except ApiRefusedError as error:
+            if error.status not in _BUSY:
+                self.why = str(error)
+            return 0
+        return 1
+
+    async def _ask(self, method: str, path: str, **params: str) -> Any:
+        return (await self._inside.ask(self._session.caller, method, path, params=params)).document
 
 
 def pace_in_words(per_second: int | None) -> str:

@@ -6,10 +6,10 @@ The newest that match by themselves are looked at, no more than a bound: message
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, Select, Subquery, any_, case, func, literal, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Select, Subquery, Text, any_, case, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from postroad.domain.dead_letter import dlq_id
@@ -28,6 +28,7 @@ LOOK_BEFORE_BULK = 200_000
 
 MOST_GROUPS = 50
 _MOST_REASON_CHARACTERS = 160
+_ADDRESS = r": [^ ]+:\d+$"
 _OF_A_MESSAGE = ("url", "method", "labels", "queue", "flow_key", "url_group", "schedule_id", "caller_ip")
 _OF_A_LINE = (
     "number", "failed_at", "status", "reason", "message_id", "url", "method", "labels", "queue", "url_group",
@@ -51,7 +52,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Letters to one host with one error: a status, or none and a reason, which ends in an asterisk if it was cut."""
+    """Letters to one host with one error: a status, or none and a reason.
+
+    The reason ends in an asterisk where it was cut, or where the address of a connection stood.
+    """
 
     host: str
     status: int | None
@@ -101,37 +105,49 @@ async def grouped(connection: Connection, tenant_id: TenantId, wanted: Wanted, *
     looked = _letters(tenant_id, wanted).order_by(dead_letters.c.id.desc()).limit(look).subquery("looked")
     joined = _joined(looked, wanted)
     reason = case((joined.c.status.is_(None), func.left(joined.c.reason, _MOST_REASON_CHARACTERS)))
-    found = (
+    others = {name: values for name, values in wanted.filters.values.items() if name != "host"}
+    # First by what stands between the slashes, which is found ten times sooner than the host in it.
+    authority = func.split_part(joined.c.url, "/", 3)
+    parts = (
         select(
-            host_of(joined.c.url).label("host"),
+            authority.label("authority"),
             joined.c.status,
             reason.label("reason"),
-            joined.c.failed_at,
-            joined.c.number,
+            func.count().label("count"),
+            func.max(joined.c.failed_at).label("newest_at"),
+            func.max(joined.c.number).label("up_to"),
         )
-        .where(*on_message(joined, wanted.filters))
-        .subquery("found")
+        .where(*on_message(joined, replace(wanted.filters, values=others)))
+        .group_by(authority, joined.c.status, reason)
+        # Or the condition on the host would be looked at before this.
+        .offset(0)
+        .subquery("parts")
     )
-    count = func.count()
+    host = host_of(literal("x://", Text) + parts.c.authority)
+    kind = func.regexp_replace(parts.c.reason, _ADDRESS, ": *")
+    count = func.sum(parts.c.count)
     query = (
         select(
-            found.c.host,
-            found.c.status,
-            found.c.reason,
+            host.label("host"),
+            parts.c.status,
+            kind.label("reason"),
             count.label("count"),
-            func.max(found.c.failed_at).label("newest_at"),
+            func.max(parts.c.newest_at).label("newest_at"),
             func.sum(count).over().label("total"),
-            count.over().label("number_of_groups"),
-            func.max(func.max(found.c.number)).over().label("up_to"),
+            func.count().over().label("number_of_groups"),
+            func.max(func.max(parts.c.up_to)).over().label("up_to"),
         )
-        .group_by(found.c.host, found.c.status, found.c.reason)
-        .order_by(count.desc(), found.c.host, found.c.status, found.c.reason)
+        .group_by(host, parts.c.status, kind)
+        .order_by(count.desc(), host, parts.c.status, kind)
         .limit(MOST_GROUPS)
     )
+    if (hosts := wanted.filters.values.get("host")) is not None:
+        query = query.where(host == any_(literal([one.lower() for one in hosts], ARRAY(Text))))
     rows = await run(connection, query)
     _, _, seen = await _reached(connection, looked)
     groups = [
-        Group(row["host"] or "", row["status"], _whole(row["reason"]), row["count"], row["newest_at"]) for row in rows
+        Group(row["host"] or "", row["status"], _whole(row["reason"]), int(row["count"]), row["newest_at"])
+        for row in rows
     ]
     first = rows[0] if rows else None
     return Grouped(

@@ -22,8 +22,8 @@ KEPT = 100
 class Run:
     """Bulk work: `kind` is retry or delete, `q` the filter in words, `per_second` None for as fast as it goes.
 
-    `kept` counts what was refused or had gone. `outcome` is None while it goes on; `is_lost` says that its process
-    has died.
+    `kept` counts what was refused or had gone, `why` is what was said of one of these. `outcome` is None while it goes
+    on; `is_lost` says that its process has died.
     """
 
     id: int
@@ -34,6 +34,7 @@ class Run:
     total: int
     done: int
     kept: int
+    why: str | None
     is_stopping: bool
     outcome: str | None
     created_at: datetime
@@ -42,7 +43,7 @@ class Run:
 
 
 _SELECT = """
-select id, actor, kind, q, per_second, total, done, kept, is_stopping, outcome, created_at, seen_at,
+select id, actor, kind, q, per_second, total, done, kept, why, is_stopping, outcome, created_at, seen_at,
   outcome is null and seen_at < now() - $2::interval as is_lost
 from dead_letter_runs where tenant_id = $1
 """
@@ -82,17 +83,20 @@ async def begin(
     return number
 
 
-async def advance(connection: Connection, tenant_id: TenantId, run_id: int, *, done: int, kept: int) -> bool:
+async def advance(
+    connection: Connection, tenant_id: TenantId, run_id: int, *, done: int, kept: int, why: str | None
+) -> bool:
     """Write down how far it is; gives whether it is to go on."""
     is_stopping = await connection.fetchval(
         """
-        update dead_letter_runs set done = $3, kept = $4, seen_at = now() where tenant_id = $1 and id = $2
+        update dead_letter_runs set done = $3, kept = $4, why = $5, seen_at = now() where tenant_id = $1 and id = $2
         returning is_stopping
         """,
         tenant_id,
         run_id,
         done,
         kept,
+        why,
     )
     return is_stopping is False
 

@@ -76,6 +76,8 @@ dead_letter_runs = Table(
     Column("done", Integer, nullable=False, server_default=text("0")),
     # What was refused, or had gone.
     Column("kept", Integer, nullable=False, server_default=text("0")),
+    # What was said of one of them.
+    Column("why", Text),
     Column("is_stopping", Boolean, nullable=False, server_default=text("false")),
     # Null while it goes on.
     Column("outcome", Text),

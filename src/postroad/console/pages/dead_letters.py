@@ -23,6 +23,7 @@ from postroad.store.dead_letter_groups import LOOK, LOOK_BEFORE_BULK, Group, Gro
 from postroad.store.dead_letter_runs import Run
 
 PAGE = 50
+_FEW_GROUPS = 8
 _KINDS = ("retry", "delete")
 _SOON_S = 1.5
 """What takes no longer is done when the next page is there."""
@@ -34,17 +35,22 @@ async def list_page(visit: Visit) -> Response:
     if dead_letter_number(q) is not None:
         return visit.go(_path(q))
     tenant_id = visit.session.caller.tenant_id
-    problem, lines, before = "", list[Line](), None
+    problem, lines, before, look = "", list[Line](), None, LOOK
     found = Grouped((), 0, 0, 0, is_bounded=False)
     try:
         choice = await _choice(visit, q)
         async with visit.reading() as connection:
             found = await dead_letter_groups.grouped(connection, tenant_id, choice.wanted)
+            if not found.count and found.is_bounded:
+                # What is rare is worth a longer look.
+                look = LOOK_BEFORE_BULK
+                found = await dead_letter_groups.grouped(connection, tenant_id, choice.wanted, look=look)
+            first = found.up_to + 1 if found.count else None
             lines, before = await dead_letter_groups.page(
                 connection,
                 tenant_id,
                 choice.wanted,
-                before=_integer(visit.query("cursor")),
+                before=_integer(visit.query("cursor")) or first,
                 limit=PAGE,
             )
     except (FilterError, Refused) as error:
@@ -59,8 +65,10 @@ async def list_page(visit: Visit) -> Response:
         found=found,
         groups=[(group, filter_of(group, q)) for group in found.groups],
         rows=[(line, message_text(line.message_id)) for line in lines],
+        few=_FEW_GROUPS,
+        all_groups=visit.query("groups") == "all",
         cursor=before,
-        look=LOOK,
+        look=look,
         under_way=under_way,
     )
 
