@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from postroad.api.query import Query
 from postroad.console.search import NAMES as NAMES_OF_ALL
-from postroad.console.search import FilterError, parse
+from postroad.console.search import FilterError, parse, without
 from postroad.domain.dead_letter import dead_letter_number
 from postroad.store.dead_letter_groups import Group, Wanted
 
@@ -67,19 +67,14 @@ async def chosen(q: str, ids: Sequence[str] = (), *, now_ms: int, up_to: int | N
 
 
 def filter_of(group: Group, q: str) -> str:
-    """The filter that finds a group, in addition to the one that it was found with."""
-    parts = [q] if q else []
-    # What is narrower than what was typed already says nothing new.
-    if group.host and f"host={group.host}" not in q:
-        parts.append(f"host={group.host}")
-    if group.status is not None:
-        error = f"responseStatus={group.status}"
-    elif group.reason is not None:
+    """The filter that finds a group of those that another one has found."""
+    others = without(q, ("host", "responseStatus", "reason"), names=NAMES)
+    if group.status is not None or group.reason is None:
+        error = f"responseStatus={group.status or 0}"
+    else:
         # A quotation mark would end the value.
         error = 'reason="{}"'.format(group.reason.replace('"', "*"))
-    else:
-        error = "responseStatus=0"
-    return " ".join(parts if error in q else [*parts, error])
+    return " ".join(part for part in (others, f"host={group.host}" if group.host else "", error) if part)
 
 
 def _status(text: str) -> int:

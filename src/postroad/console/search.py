@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from postroad.api.query import FILTERS
@@ -57,23 +57,36 @@ def parse(text: str, *, now_ms: int, names: Mapping[str, str] = NAMES) -> Search
 
     A list may have names of its own.
     """
-    by_name = {name.lower(): name for name in names} | _ALIASES
     found: dict[str, list[str]] = {}
     for match in _WORD.finditer(text.strip()):
-        name, quoted, bare = match.groups()
-        value = bare if quoted is None else quoted
-        known = _guess(value) if name is None else by_name.get(name.lower())
+        known, value = _read(match, names)
         if known is None:
             expected = ", ".join(names)
-            raise FilterError(f"{name} is no filter: expected one of {expected}, or an id, a URL or a host alone")
+            raise FilterError(f"{match[1]} is no filter: expected one of {expected}, or an id, a URL or a host alone")
         found.setdefault(known, []).append(value)
     params = {name: ",".join(values) for name, values in found.items()}
     for name, parameter in (("since", "fromDate"), ("until", "toDate")):
-        if (value := params.pop(name, None)) is not None:
-            params[parameter] = str(now_ms - _span(name, value))
+        if (ago := params.pop(name, None)) is not None:
+            params[parameter] = str(now_ms - _span(name, ago))
     if "state" in params:
         params["state"] = params["state"].upper()
     return Search(text.strip(), params)
+
+
+def without(text: str, dropped: Collection[str], *, names: Mapping[str, str] = NAMES) -> str:
+    """The filter as it was typed, but for what it says of these names."""
+    words = (match for match in _WORD.finditer(text.strip()) if _read(match, names)[0] not in dropped)
+    return " ".join(match[0] for match in words)
+
+
+def _read(match: re.Match[str], names: Mapping[str, str]) -> tuple[str | None, str]:
+    """The name that a word is about, None if there is no such name, and its value."""
+    name, quoted, bare = match.groups()
+    value = bare if quoted is None else quoted
+    if name is None:
+        return _guess(value), value
+    by_name = {known.lower(): known for known in names} | _ALIASES
+    return by_name.get(name.lower()), value
 
 
 def _guess(value: str) -> str:

@@ -25,6 +25,8 @@ from postroad.store.dead_letter_runs import Run
 PAGE = 50
 _FEW_GROUPS = 8
 _KINDS = ("retry", "delete")
+_NOTHING = "Nothing matches, so there is nothing to do."
+_NONE_TICKED = "Nothing is ticked: tick dead letters, or choose all that match."
 _SOON_S = 1.5
 """What takes no longer is done when the next page is there."""
 
@@ -101,10 +103,13 @@ async def ask_page(visit: Visit) -> Response:
     _refuse_readers(visit)
     now_ms = visit.context.clock.now_ms()
     ids = visit.request.query_params.getlist("dlqIds")
+    if not ids and "q" not in visit.request.query_params:
+        # Nothing must never mean everything.
+        return visit.go("/console/dlq", _NONE_TICKED, failed=True)
     choice = await _choice(visit, visit.query("q"), ids, now_ms=now_ms)
     found = await _all_of(visit, choice.wanted)
     if not found.count:
-        return visit.go("/console/dlq", "Nothing matches, so there is nothing to do.", failed=True)
+        return visit.go("/console/dlq", _NOTHING, failed=True)
     return visit.page(
         "dead_letters_ask.html",
         kind=kind,
@@ -122,7 +127,12 @@ async def retry(visit: Visit) -> Response:
     ids = visit.form.all("dlqIds")
     if len(ids) != 1 or visit.form.has("now"):
         return await _begin(visit, "retry", ids)
-    answer = await visit.change("POST", f"/v2/dlq/retry/{segment(ids[0])}", action="retry a dead letter", target=ids[0])
+    try:
+        answer = await visit.change(
+            "POST", f"/v2/dlq/retry/{segment(ids[0])}", action="retry a dead letter", target=ids[0]
+        )
+    except ApiRefusedError as error:
+        return _refused(visit, ids[0], error)
     return visit.go(f"/console/messages/{segment(answer['messageId'])}", "It is on its way again, under this new id.")
 
 
@@ -131,8 +141,16 @@ async def delete(visit: Visit) -> Response:
     ids = visit.form.all("dlqIds")
     if len(ids) != 1 or visit.form.has("now"):
         return await _begin(visit, "delete", ids)
-    await visit.change("DELETE", f"/v2/dlq/{segment(ids[0])}", action="delete a dead letter", target=ids[0])
+    try:
+        await visit.change("DELETE", f"/v2/dlq/{segment(ids[0])}", action="delete a dead letter", target=ids[0])
+    except ApiRefusedError as error:
+        return _refused(visit, ids[0], error)
     return visit.go("/console/dlq", "It is deleted.")
+
+
+async def back(visit: Visit) -> Response:
+    """Where a button leads whose session was over."""
+    return visit.go("/console/dlq")
 
 
 async def run_page(visit: Visit, run_id: str) -> Response:
@@ -160,13 +178,18 @@ async def stop(visit: Visit, run_id: str) -> Response:
 
 async def _begin(visit: Visit, kind: str, ids: Sequence[str]) -> Response:
     """Begin bulk work with what was asked about, which is what there was then."""
-    _refuse_readers(visit)
-    form = visit.form
+    form, q = visit.form, visit.form.text("q")
     if not ids and not form.has("q"):
-        raise ApiRefusedError(400, "nothing was ticked: tick dead letters, or choose all that match")
-    now_ms = _integer(form.text("now")) or visit.context.clock.now_ms()
-    choice = await _choice(visit, form.text("q"), ids, now_ms=now_ms, up_to=_integer(form.text("up_to")))
+        return visit.go("/console/dlq", _NONE_TICKED, failed=True)
+    try:
+        _refuse_readers(visit)
+        now_ms = _integer(form.text("now"))
+        choice = await _choice(visit, q, ids, now_ms=now_ms, up_to=_integer(form.text("up_to")))
+    except (ApiRefusedError, FilterError, Refused) as error:
+        return visit.go("/console/dlq", str(error), failed=True, **({"q": q} if q else {}))
     found = await _all_of(visit, choice.wanted)
+    if not found.count:
+        return visit.go("/console/dlq", _NOTHING, failed=True)
     order = Order(
         kind,
         replace(choice.wanted, up_to=found.up_to),
@@ -180,6 +203,11 @@ async def _begin(visit: Visit, kind: str, ids: Sequence[str]) -> Response:
     if run.outcome == "done" and not run.kept:
         return visit.go("/console/dlq", said(run))
     return visit.go(f"/console/dlq/runs/{run_id}")
+
+
+def _refused(visit: Visit, dlq_id: str, error: ApiRefusedError) -> Response:
+    path = "/console/dlq" if error.status == 404 else _path(dlq_id)
+    return visit.go(path, str(error), failed=True)
 
 
 async def _choice(
@@ -235,6 +263,8 @@ def _path(dlq_id: str) -> str:
 ROUTES = (
     ("GET", "/console/dlq", list_page),
     ("GET", "/console/dlq/bulk", ask_page),
+    ("GET", "/console/dlq/retry", back),
+    ("GET", "/console/dlq/delete", back),
     ("POST", "/console/dlq/retry", retry),
     ("POST", "/console/dlq/delete", delete),
     ("GET", "/console/dlq/runs/{run_id}", run_page),
