@@ -15,7 +15,7 @@ from postroad.store import dead_letter_groups
 from postroad.store.dead_letter_groups import Wanted
 from postroad.store.engine import Connection, Database
 from postroad.store.filters import Filters
-from tests.conftest import Running, eventually
+from tests.conftest import TOKEN, Running, eventually, running
 from tests.console.conftest import XSS, said
 from tests.moods import ok, status
 from tests.receiver import Receiver
@@ -102,6 +102,8 @@ async def test_the_filter_is_that_of_the_api_and_more(
     assert await found("responseStatus=0") == await found("reason=*refused*") == [refused]
     assert await found("responseStatus=503,0 path=/gone") == [refused]
     assert len(await found('label="two words" since=1h host=127.0.0.1')) == 2
+    assert len(await found("day=today")) == 2
+    assert await found("day=yesterday") == await found("day=2020-02-29") == []
     assert await found("until=1h") == await found("host=elsewhere.example") == await found("reason=100%") == []
     message = next(letter["messageId"] for letter in (first, second) if letter["dlqId"] == answered)
     assert await found(f"messageId={message}") == await found(message) == [answered]
@@ -117,6 +119,8 @@ async def test_the_filter_is_that_of_the_api_and_more(
         ("ACTIVE", "cannot be filtered by state"),
         ("responseStatus=many", "responseStatus=many: expected an HTTP status"),
         ("since=yesterday", "since=yesterday: expected"),
+        ("day=someday", "day=someday: expected a date"),
+        ("day=1969-12-31", "day=1969-12-31: expected a date"),
         (XSS, "is no filter"),
     ],
 )
@@ -262,6 +266,19 @@ async def test_a_throttled_retry_can_be_looked_at_and_stopped(
     audit = (await visitor.get("/console/audit")).text
     for words in ("retry dead letters", "begun: 12, 1 a second", f"stopped: {retried} retried", "stop to retry"):
         assert words in audit, words
+
+
+async def test_a_server_that_stops_says_what_it_broke_off(database_url: str, connection: Connection) -> None:
+    async with running(database_url) as server:
+        await buried(server, [NOBODY] * 20)
+        async with httpx.AsyncClient(base_url=server.url, headers={"Sec-Fetch-Site": "same-origin"}) as visitor:
+            await visitor.post("/console/login", data={"secret": TOKEN})
+            await visitor.post("/console/dlq/retry", data={"q": "", "now": "", "rate": "1"})
+
+    run = await connection.fetchrow("select outcome, done from dead_letter_runs")
+    assert run is not None
+    assert run["outcome"] == "broken off: the server stopped"
+    assert run["done"] < 20
 
 
 async def test_a_run_whose_process_has_died_says_so(visitor: httpx.AsyncClient, connection: Connection) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from datetime import date as date_of
 
 from postroad.api.query import Query
 from postroad.console.search import NAMES as NAMES_OF_ALL
@@ -16,10 +18,21 @@ NAMES: Mapping[str, str] = {
     "messageId": "ids of messages",
     "responseStatus": "status of the last response, 0 for none",
     "reason": "why there was no response, with * for anything",
+    "day": "the day it failed, in UTC: 2026-12-31, today or yesterday",
 }
 """What dead letters can be filtered by."""
 
+TIMES = (
+    ("", "Any time"),
+    ("since=1h", "Last hour"),
+    ("since=24h", "Last 24 hours"),
+    ("day=yesterday", "Yesterday, UTC"),
+)
+"""Filters by time that are a click away."""
+
 MOST_TICKED = 1_000
+_DAY = timedelta(days=1)
+_BEFORE_ALL = date_of(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +63,9 @@ async def chosen(q: str, ids: Sequence[str] = (), *, now_ms: int, up_to: int | N
     # A state is known in other lists; here everything has failed.
     if params.pop("state", "FAILED") != "FAILED":
         raise FilterError("this list cannot be filtered by state: whatever is in it has failed")
-    reason = params.pop("reason", None)
+    reason, day = params.pop("reason", None), params.pop("day", None)
+    if day is not None:
+        params |= _bounds(day, now_ms)
     query = Query()
     for name, value in params.items():
         query.add(name, value)
@@ -75,6 +90,28 @@ def filter_of(group: Group, q: str) -> str:
         # A quotation mark would end the value.
         error = 'reason="{}"'.format(group.reason.replace('"', "*"))
     return " ".join(part for part in (others, f"host={group.host}" if group.host else "", error) if part)
+
+
+def times_of(q: str) -> list[tuple[str, str, bool]]:
+    """Filters for other times that are as this one else, with words, and whether they are this very one."""
+    others = without(q, ("since", "until", "day"), names=NAMES)
+    said = " ".join(q.split())
+    filters = [(" ".join(part for part in (others, time) if part), words) for time, words in TIMES]
+    return [(one, words, one == said) for one, words in filters]
+
+
+def _bounds(day: str, now_ms: int) -> dict[str, str]:
+    """The first and the last millisecond of a day."""
+    today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
+    named = {"today": today, "yesterday": today - _DAY}
+    try:
+        date = named[day.lower()] if day.lower() in named else datetime.fromisoformat(day).date()
+    except ValueError:
+        date = _BEFORE_ALL
+    if date <= _BEFORE_ALL:
+        raise FilterError(f"day={day}: expected a date such as {today}, today or yesterday")
+    start_ms = int(datetime(date.year, date.month, date.day, tzinfo=UTC).timestamp() * 1000)
+    return {"fromDate": str(start_ms), "toDate": str(start_ms + int(_DAY.total_seconds() * 1000) - 1)}
 
 
 def _status(text: str) -> int:

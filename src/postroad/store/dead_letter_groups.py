@@ -100,8 +100,10 @@ class Line:
         return dlq_id(self.number, self.failed_at)
 
 
-async def grouped(connection: Connection, tenant_id: TenantId, wanted: Wanted, *, look: int = LOOK) -> Grouped:
-    """What matches among the newest `look` letters, in groups, the largest first."""
+async def grouped(
+    connection: Connection, tenant_id: TenantId, wanted: Wanted, *, look: int = LOOK, most: int = MOST_GROUPS
+) -> Grouped:
+    """What matches among the newest `look` letters, in `most` groups at most, the largest first."""
     looked = _letters(tenant_id, wanted).order_by(dead_letters.c.id.desc()).limit(look).subquery("looked")
     joined = _joined(looked, wanted)
     reason = case((joined.c.status.is_(None), func.left(joined.c.reason, _MOST_REASON_CHARACTERS)))
@@ -139,7 +141,7 @@ async def grouped(connection: Connection, tenant_id: TenantId, wanted: Wanted, *
         )
         .group_by(host, parts.c.status, kind)
         .order_by(count.desc(), host, parts.c.status, kind)
-        .limit(MOST_GROUPS)
+        .limit(most)
     )
     if (hosts := wanted.filters.values.get("host")) is not None:
         query = query.where(host == any_(literal([one.lower() for one in hosts], ARRAY(Text))))

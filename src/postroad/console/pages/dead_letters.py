@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from postroad.console import payloads
 from postroad.console.inside import ApiRefusedError, segment
-from postroad.console.letters import NAMES, Choice, chosen, filter_of
+from postroad.console.letters import NAMES, Choice, chosen, filter_of, times_of
 from postroad.console.runs import RATES, Order
 from postroad.console.search import FilterError
 from postroad.console.visit import GoneError, Visit
@@ -24,6 +24,9 @@ from postroad.store.dead_letter_runs import Run
 
 PAGE = 50
 _FEW_GROUPS = 8
+_MOST_ASKED = 5_000
+"""Groups from which the hosts are counted before bulk work."""
+
 _KINDS = ("retry", "delete")
 _NOTHING = "Nothing matches, so there is nothing to do."
 _NONE_TICKED = "Nothing is ticked: tick dead letters, or choose all that match."
@@ -64,6 +67,7 @@ async def list_page(visit: Visit) -> Response:
         q=q,
         problem=problem,
         names=NAMES,
+        times=times_of(q),
         found=found,
         groups=[(group, filter_of(group, q)) for group in found.groups],
         rows=[(line, message_text(line.message_id)) for line in lines],
@@ -198,7 +202,7 @@ async def _begin(visit: Visit, kind: str, ids: Sequence[str]) -> Response:
         per_second=_integer(form.text("rate")) or None,
         total=found.count,
     )
-    run_id = await visit.runs.begin(visit.session, order, wait_s=_SOON_S)
+    run_id = await visit.runs.begin(visit.session, order, wait_s=_SOON_S if order.per_second is None else 0)
     run = await _run(visit, str(run_id))
     if run.outcome == "done" and not run.kept:
         return visit.go("/console/dlq", said(run))
@@ -219,7 +223,7 @@ async def _choice(
 async def _all_of(visit: Visit, wanted: Wanted) -> Grouped:
     async with visit.reading() as connection:
         return await dead_letter_groups.grouped(
-            connection, visit.session.caller.tenant_id, wanted, look=LOOK_BEFORE_BULK
+            connection, visit.session.caller.tenant_id, wanted, look=LOOK_BEFORE_BULK, most=_MOST_ASKED
         )
 
 
