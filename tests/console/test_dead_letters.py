@@ -84,6 +84,8 @@ async def test_groups_lead_to_what_is_in_them(visitor: httpx.AsyncClient, server
     narrower = groups(await visitor.get("/console/dlq", params={"q": "label=one host=127.0.0.1 host=localhost"}))
     assert narrower["label=one host=127.0.0.1 responseStatus=500"] == 2
     assert sum(narrower.values()) == 5
+    assert groups(await visitor.get("/console/dlq", params={"q": "responseStatus=404 host=LOCALHOST"})) == {}
+    assert "This retries <strong>1 dead letter</strong>" in (await asked(visitor, "retry", q="host=localhost")).text
 
 
 async def test_the_filter_is_that_of_the_api_and_more(
@@ -256,6 +258,9 @@ async def test_a_throttled_retry_can_be_looked_at_and_stopped(
     assert "Look, or stop it" in (await visitor.get("/console/dlq")).text
     assert 'action="/console/dlq/runs' not in (await reader.get(where)).text
     assert "may look at dead letters" in await said(reader, await reader.post(f"{where}/stop"))
+
+    again = (await receiver.wait_for(15, "/bad"))[12:]
+    assert again[2].arrived_at - again[0].arrived_at > 1.5
 
     assert "It stops" in await said(visitor, await visitor.post(f"{where}/stop"))
     live = await eventually(lambda: visitor.get(f"{where}/live"), lambda page: "Ended" in page.text)
