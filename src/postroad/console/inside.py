@@ -17,8 +17,8 @@ from postroad.errors import PostroadError
 
 Headers = Sequence[tuple[str, str]]
 
-_SAFE = "/:@!$&'()*+,;=-._~%"
-"""What stays as it is in a path; per cent as well, because names come here quoted."""
+_SAFE = "/:@!$&'()*+,;=-._~%?[]"
+"""What stays as it is in a path: per cent, because names come here quoted, and what a destination is made of."""
 
 
 class ApiRefusedError(PostroadError):

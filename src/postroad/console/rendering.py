@@ -36,6 +36,7 @@ def environment() -> Environment:
         "url": parts_of_url,
         "query": lambda values: urlencode(values, doseq=True),
         "payload": payloads.shown,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
     made.globals["static"] = static_url
     return made

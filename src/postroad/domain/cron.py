@@ -57,6 +57,11 @@ class Cron:
         """Whether a day that matches one of its two fields is enough."""
         return self._either_day
 
+    @property
+    def both_passes(self) -> bool:
+        """Whether it fires again when the clock shows a time again: it means elapsed time then."""
+        return self._both_passes
+
     def next_after(self, instant: datetime) -> datetime:
         """The first tick after an aware instant, in UTC. OverflowError or ValueError if that is after the year 9999."""
         return next(self._after(instant))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import Select, any_, case, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT, insert
 
+from postroad.domain.ids import MessageId
 from postroad.domain.queue import Queue
 from postroad.domain.tenant import TenantId
 from postroad.errors import QuotaExceeded
@@ -57,6 +58,21 @@ async def find(connection: Connection, tenant_id: TenantId, name: str) -> Queue 
     query = select(queues).where(queues.c.tenant_id == tenant_id, queues.c.name == name)
     found = await _queues(connection, query)
     return found[0] if found else None
+
+
+async def first(connection: Connection, tenant_id: TenantId, name: str, *, limit: int) -> list[MessageId]:
+    """The messages that have the first places of a queue, in order; those that wait for their time have none yet."""
+    rows = await connection.fetch(
+        """
+        select d.id from queues q join deliveries d on d.queue_id = q.id
+        where q.tenant_id = $1 and q.name = $2 and d.seq is not null and d.sub = 0
+        order by d.seq limit $3
+        """,
+        tenant_id,
+        name,
+        limit,
+    )
+    return [row["id"] for row in rows]
 
 
 async def remove(connection: Connection, tenant_id: TenantId, name: str) -> int | None:

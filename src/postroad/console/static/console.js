@@ -85,7 +85,7 @@ function pause(is) {
   paused = is;
   for (const button of document.querySelectorAll("[data-pause]")) {
     button.setAttribute("aria-pressed", String(is));
-    button.textContent = is ? "Paused" : "Pause";
+    button.textContent = (button.dataset.pause || "Pause,Paused").split(",")[Number(is)];
   }
 }
 
@@ -144,6 +144,29 @@ document.addEventListener("change", (event) => {
   if (box.dataset.all === undefined) return;
   for (const one of document.querySelectorAll(`input[type="checkbox"][name="${CSS.escape(box.dataset.all)}"]`)) one.checked = box.checked;
 });
+
+// What is typed, explained by the server as one types
+
+function explain(piece) {
+  const target = document.getElementById(piece.dataset.wordsTo);
+  let turn = 0;
+  let wait;
+  piece.addEventListener("input", () => {
+    clearTimeout(wait);
+    wait = setTimeout(async () => {
+      const mine = ++turn;
+      const typed = new URLSearchParams(piece.dataset.wordsOf.split(" ").map((name) => [name, piece.querySelector(`[name="${name}"]`).value]));
+      try {
+        const answer = await fetch(`${piece.dataset.words}?${typed}`, { headers: { "X-Live": "1" } });
+        if (!answer.ok || mine !== turn) return;
+        target.innerHTML = await answer.text();
+        showTimes(target);
+      } catch { /* the server is away; the form says so when it is sent */ }
+    }, 250);
+  });
+}
+
+for (const piece of document.querySelectorAll("[data-words]")) explain(piece);
 
 // Shortcuts
 
