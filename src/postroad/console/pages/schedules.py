@@ -29,7 +29,7 @@ PAGE = 50
 RUNS = 10
 HISTORY = 20
 _PREVIEWED = 5
-_SHOW: Mapping[str, bool | None] = {"all": None, "active": False, "paused": True}
+_SHOW: Mapping[str, bool | None] = {"all": None, "running": False, "paused": True}
 _STATES = {TickState.FAIL: "failed", TickState.IN_PROGRESS: "in progress", TickState.SUCCESS: "delivered"}
 
 
@@ -52,7 +52,7 @@ async def list_page(visit: Visit) -> Response:
             connection, tenant_id, search=q, paused=_SHOW.get(show), after=after, limit=PAGE + 1
         )
         states = await schedules.states(connection, [one for each in listed for one in each.last_messages])
-    chips = (("all", "All", active + paused), ("active", "Active", active), ("paused", "Paused", paused))
+    chips = (("all", "All", active + paused), ("running", "Running", active), ("paused", "Paused", paused))
     rows = [_row(one, states) for one in listed[:PAGE]]
     more = listed[PAGE - 1].id if len(listed) > PAGE else ""
     return visit.page("schedules.html", rows=rows, chips=chips, q=q, show=show, more_after=more)
