@@ -41,7 +41,7 @@ from postroad.quota import Quota
 from postroad.reporting import Reporting
 from postroad.resolver import Resolver
 from postroad.server import BACKLOG, Server
-from postroad.settings import Settings
+from postroad.settings import Settings, shown
 from postroad.store import data_keys, migrations, partitions
 from postroad.store.connecting import places
 from postroad.store.engine import Database
@@ -152,6 +152,7 @@ class Node:
             public_url=settings.public_url,
             retention=retention,
             unready=self._unready,
+            settings=shown(settings),
             dev=dev,
         )
         self._application = application(context, docs=settings.docs)

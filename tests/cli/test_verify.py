@@ -220,7 +220,7 @@ def test_a_pasted_curl_command(quoted: str) -> None:
     [
         ("hello", "expected a curl command, or HTTP"),
         ("curl 'http://x.test", "is a quote missing?"),
-        ("curl http://x.test -d @file -H 'Upstash-Signature: x'", "--body-file"),
+        ("curl http://x.test -d @file -H 'Upstash-Signature: x'", "takes its body from a file"),
         ("curl http://x.test", "a request with that header"),
         ("", "expected a curl command"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -58,6 +58,7 @@ class Context:
 
     `call_limit` counts the calls that are no publishes; `strangers` finds the callers of tokens that are not at hand.
     `handlers` ends the attempts that handlers were left with; `public_url` is where they find this server.
+    `settings` are variables with their values and meanings, to be shown to the operator; what is secret is masked.
     `dev` says that this is `postroad dev`, where time may be moved.
     """
 
@@ -81,6 +82,7 @@ class Context:
     public_url: str | None
     retention: Retention
     unready: Callable[[], Awaitable[list[str]]]
+    settings: Sequence[tuple[str, str, str]] = ()
     dev: bool = False
 
     def wake(self) -> None:

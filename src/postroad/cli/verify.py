@@ -47,9 +47,9 @@ def verify(
     Without --signature a request is read from standard input: a curl command, or raw HTTP with its headers and body.
     No server is asked. Exit code 1 when anything is wrong.
     """
-    from postroad.cli import signature_doctor
     from postroad.clock import Clock
     from postroad.dev import DEV_USERS
+    from postroad.domain import signature_doctor
 
     names = {"QSTASH_CURRENT_SIGNING_KEY": current, "QSTASH_NEXT_SIGNING_KEY": following}
     strangers: dict[str, str] = {}
@@ -64,6 +64,12 @@ def verify(
             url,
             keys={name: key for name, key in names.items() if key},
             strangers=strangers,
+            inputs=signature_doctor.Inputs(
+                keys="set QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY",
+                url="--url",
+                body="--body-file",
+                at="--at",
+            ),
             now_s=int(Clock().now_s()) if at is None else time_ms("--at", at) // 1000,
             tolerance_s=int(seconds("--tolerance", tolerance)),
             has_scheme=has_scheme,
@@ -98,8 +104,8 @@ def _given(
     signature: str | None, body_file: Path | None, body: str | None, url: str | None
 ) -> tuple[str, bytes | None, str | None, bool]:
     """Signature, body, URL and whether its scheme is known. Raises `BadOption` or `NotARequest`."""
-    from postroad.cli import pasted_request
     from postroad.cli.publishing import content_of
+    from postroad.domain import pasted_request
 
     if body is not None and body_file is not None:
         raise BadOption("--body-file", str(body_file), "only one of --body and --body-file")

@@ -128,7 +128,7 @@ class _Reception:
                     runs=self._runs,
                     templates=self._templates,
                 )
-                if session.caller.access is Access.ADMIN and request.url.path not in _OF_ADMINISTRATORS:
+                if session.caller.access is Access.ADMIN and not _is_of_administrators(request.url.path):
                     return visit.go("/console/tokens")
                 return await self._visited(visit, handler)
             except PostroadError as error:
@@ -220,6 +220,10 @@ class _Reception:
 
 _OF_ADMINISTRATORS = ("/console/tokens", "/console/tenants")
 _NOT_OWN = "This request did not come from a page of this console, so nothing was done."
+
+
+def _is_of_administrators(path: str) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in _OF_ADMINISTRATORS)
 
 
 async def _no_page(visit: Visit, path: str) -> Response:

@@ -13,13 +13,14 @@ from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from postroad.api import admin
 from postroad.api.context import Context
 from postroad.console.gate import set_cookie
 from postroad.console.inside import ApiRefusedError, Headers, Inside
 from postroad.console.runs import Runs
-from postroad.domain.tenant import Access
+from postroad.domain.tenant import NO_TENANT, Access, Caller
 from postroad.errors import BodyTooLarge, PostroadError
-from postroad.store import audits
+from postroad.store import audits, tenants
 from postroad.store.engine import Connection
 from postroad.store.sessions import Session
 
@@ -85,6 +86,11 @@ class Visit:
         return self.session.caller.access is Access.FULL
 
     @property
+    def may_administer(self) -> bool:
+        """Whether tenants and tokens may be managed: by an admin token, and by the operator."""
+        return self.session.is_operator or self.session.caller.access is Access.ADMIN
+
+    @property
     def sees_payloads(self) -> bool:
         """Whether there are bodies and headers to be shown."""
         return self.session.caller.access is not Access.METADATA
@@ -99,7 +105,7 @@ class Visit:
 
     async def get(self, path: str, /, **params: str | Sequence[str]) -> Any:
         """What the API shows. Raises `ApiRefusedError`."""
-        return (await self._inside.ask(self.session.caller, "GET", path, params=params)).document
+        return (await self._inside.ask(self._caller(path), "GET", path, params=params)).document
 
     async def find(self, path: str, /, **params: str | Sequence[str]) -> Any:
         """... None where there is no such thing."""
@@ -121,13 +127,17 @@ class Visit:
         content: bytes = b"",
         action: str | None = None,
         target: str = "",
+        tenant: str | None = None,
     ) -> Any:
-        """Have the API change something. With an `action` it is written into the audit log, refusals too."""
+        """Have the API change something. With an `action` it is written into the audit log, refusals too.
+
+        That is the log of the tenant that is looked at, or of the one that is named.
+        """
         if document is not None:
             content, headers = orjson.dumps(document), (*headers, ("content-type", "application/json"))
         try:
             reply = await self._inside.ask(
-                self.session.caller,
+                self._caller(path),
                 method,
                 path,
                 params=params,
@@ -137,23 +147,29 @@ class Visit:
             )
         except ApiRefusedError as error:
             if action is not None:
-                await self.note(action, target, f"refused: {error}")
+                await self.note(action, target, f"refused: {error}", tenant=tenant)
             raise
         if action is not None:
-            await self.note(action, target, "done")
+            await self.note(action, target, "done", tenant=tenant)
         return reply.document
 
-    async def note(self, action: str, target: str, outcome: str) -> None:
+    async def note(self, action: str, target: str, outcome: str, *, tenant: str | None = None) -> None:
         """Write an entry into the audit log."""
         async with self.context.database.connection() as connection:
+            tenant_id = None if tenant is None else await tenants.find(connection, tenant)
             await audits.add(
                 connection,
-                self.session.caller.tenant_id,
+                tenant_id or self.session.caller.tenant_id,
                 actor=self.session.actor,
                 action=action,
                 target=target,
                 outcome=outcome,
             )
+
+    def _caller(self, path: str) -> Caller:
+        """As whom the API is asked: the operator is an administrator as well, where only those may enter."""
+        is_admin_api = path.startswith(f"{admin.PREFIX}/")
+        return Caller(NO_TENANT, Access.ADMIN) if is_admin_api and self.session.is_operator else self.session.caller
 
     def page(self, template: str, *, http_status: int = 200, **values: Any) -> Response:
         """A page, or a piece of one."""

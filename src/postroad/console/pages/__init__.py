@@ -19,6 +19,7 @@ from postroad.console.pages import (
     schedules,
     send,
     settings,
+    tenants,
     tokens,
     verify,
 )
@@ -47,6 +48,7 @@ _ROUTES: Sequence[Routes] = (
     verify.ROUTES,
     keys.ROUTES,
     tokens.ROUTES,
+    tenants.ROUTES,
     audit.ROUTES,
     settings.ROUTES,
 )

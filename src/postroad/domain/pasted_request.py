@@ -90,7 +90,7 @@ def _curl(text: str) -> Pasted:
         elif not word.startswith("-"):
             url = word
     if any(one.startswith("@") for one in data):
-        raise NotARequest("the curl command takes its body from a file: give that as --body-file")
+        raise NotARequest("the curl command takes its body from a file: give what is in that file as the body")
     body = "&".join(data).encode("utf-8", "surrogateescape")
     return Pasted(headers, body, url if url is None or "://" in url else f"http://{url}")
 

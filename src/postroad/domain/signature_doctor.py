@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from postroad.cli.doctor_body import body_hash, explanation
-from postroad.cli.doctor_url import differences
+from postroad.domain.doctor_body import body_hash, explanation
+from postroad.domain.doctor_url import differences
 from postroad.domain.duration import format_duration
 from postroad.errors import PostroadError
 
@@ -35,10 +35,20 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """How whoever asks can give what is missing: the names of options, or of fields in a form."""
+
+    keys: str
+    url: str
+    body: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """What is known of a request. `keys` are secrets by their names; those of `strangers` ought not to match.
 
-    Without `has_scheme` that of the URL is a guess, and not compared.
+    Without `has_scheme` that of the URL is a guess, and not compared. `inputs` is what findings point to.
     """
 
     signature: str
@@ -47,6 +57,7 @@ class Case:
     keys: Mapping[str, str]
     strangers: Mapping[str, str]
     now_s: int
+    inputs: Inputs
     tolerance_s: int = 0
     has_scheme: bool = True
 
@@ -121,7 +132,7 @@ def _key(case: Case, token: str) -> Finding:
         return Finding(
             "key",
             Verdict.UNKNOWN,
-            "no keys to check it with: set QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY",
+            f"no keys to check it with: {case.inputs.keys}",
         )
     return Finding(
         "key",
@@ -161,7 +172,7 @@ def _times(case: Case, claims: dict[str, Any]) -> Iterator[Finding]:
                 "expiry",
                 Verdict.BAD,
                 f"expired {_duration(now - exp)} ago, at {_instant(exp)}: it came late, was kept and played again, or "
-                "the clock here is ahead; --at says when it was checked",
+                f"the clock here is ahead; {case.inputs.at} says when it was checked",
             )
         else:
             yield Finding("expiry", Verdict.GOOD, f"valid for {_duration(exp - now)} more")
@@ -183,13 +194,15 @@ def _url(case: Case, claims: dict[str, Any]) -> Finding:
     if not isinstance(signed, str):
         return Finding("url", Verdict.BAD, f"sub is {signed!r}, but must be the URL of the destination")
     if case.url is None:
-        return Finding("url", Verdict.UNKNOWN, f"signed for {signed}; --url compares that with yours")
+        return Finding("url", Verdict.UNKNOWN, f"signed for {signed}; {case.inputs.url} compares that with yours")
     given = case.url if case.has_scheme else f"{signed.partition('://')[0]}://{case.url.partition('://')[2]}"
     found = differences(signed, given)
     if found:
         sentence = f"signed for {signed}, but the URL here is {given}. What differs: {'; '.join(found)}"
         return Finding("url", Verdict.BAD, sentence)
-    aside = "" if case.has_scheme else "; the request does not say whether it came by http or https, --url does"
+    aside = f"; the request does not say whether it came by http or https, {case.inputs.url} does"
+    if case.has_scheme:
+        aside = ""
     return Finding("url", Verdict.GOOD, f"signed for {signed}{aside}")
 
 
@@ -199,7 +212,7 @@ def _body(case: Case, claims: dict[str, Any]) -> Finding:
         return Finding("body", Verdict.BAD, f"the claim body is {signed!r}, but must be the hash of the body")
     signed, body = signed.rstrip("="), case.body
     if body is None:
-        return Finding("body", Verdict.UNKNOWN, "no body to check; --body-file does")
+        return Finding("body", Verdict.UNKNOWN, f"no body to check: {case.inputs.body} takes one")
     if body_hash(body) == signed:
         return Finding("body", Verdict.GOOD, f"the hash of the {len(body)} bytes is the signed one")
     if not body:
