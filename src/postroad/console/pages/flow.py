@@ -101,6 +101,8 @@ async def pin(visit: Visit) -> Response:
     try:
         return await _changed(visit, "pin", "pin a flow-control key", f"is pinned: {words}.", given, words=words)
     except ApiRefusedError as error:
+        if not visit.may_change:
+            raise  # There is no form to be shown again.
         return await _key_page(visit, visit.form.text("key"), typed=given, problem=str(error))
 
 

@@ -28,6 +28,8 @@ async def create(visit: Visit) -> Response:
     try:
         await _add(visit, name, "make a URL group")
     except (ApiRefusedError, TypedWrongError) as error:
+        if not visit.may_change:
+            raise  # There is no form to be shown again.
         return await _page(visit, problem=str(error))
     return visit.go(_path(name), f"The group {name} is there.")
 
@@ -42,6 +44,8 @@ async def add(visit: Visit, name: str) -> Response:
     try:
         await _add(visit, name, "add endpoints to a URL group")
     except (ApiRefusedError, TypedWrongError) as error:
+        if not visit.may_change:
+            raise  # There is no form to be shown again.
         return await _group_page(visit, name, problem=str(error))
     return visit.go(_path(name), "Added: the next publish to the group goes there as well.")
 
@@ -74,6 +78,8 @@ async def set_headers(visit: Visit, name: str) -> Response:
             target=f"{name}: {', '.join(headers) or 'none'}",
         )
     except (ApiRefusedError, TypedWrongError) as error:
+        if not visit.may_change:
+            raise  # There is no form to be shown again.
         return await _group_page(visit, name, headers_problem=str(error), headers_text=text)
     return visit.go(_path(name), "The headers are set for whatever is published from now on.")
 

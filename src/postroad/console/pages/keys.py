@@ -37,6 +37,8 @@ async def roll(visit: Visit) -> Response:
             target=_TARGET,
         )
     except ApiRefusedError as error:
+        if not visit.may_change:
+            raise  # There is no form to be shown again.
         return await _page(visit, problem=str(error))
     return visit.go("/console/keys", "Rolled: the next key signs now. Give receivers the new pair.")
 

@@ -38,6 +38,8 @@ async def create(visit: Visit) -> Response:
             tenant=tenant,
         )
     except ApiRefusedError as error:
+        if not visit.may_administer:
+            raise  # There is no form to be shown again.
         return await _page(visit, problem=str(error))
     return await _page(visit, made=made)
 
