@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test chaos chaos-long fuzz bench bench-compare bench-peers migrate lock audit sbom clean
+.PHONY: help dev check test screenshots chaos chaos-long fuzz bench bench-compare bench-peers migrate lock audit sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: $(VENV)/.installed ## Lint, type-check, and hold the architecture to its 
 test: $(VENV)/.installed ## Run all tests, in two processes
 	@$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m pytest -n 2
+
+screenshots: $(VENV)/.installed ## Make the pictures of README and docs anew
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser/test_pictures.py -k pictures
 
 chaos: $(VENV)/.installed ## Kill, halt and restart everything under load, and account for every message (an hour)
 	$(BIN)/python -m tests.faults.chaos all

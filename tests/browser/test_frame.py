@@ -84,7 +84,7 @@ async def test_what_is_read_needs_no_scripts(console: Console, receiver: Receive
     await page.goto(f"{console.server.url}/console/messages")
     await page.get_by_role("link", name=message).click()
     await expect(page.get_by_text("the body")).to_be_visible()
-    await expect(page.get_by_text("waits for its time")).to_be_visible()
+    await expect(page.get_by_text("Waits for its time")).to_be_visible()
     await page.get_by_role("button", name="Cancel…").click()
     await page.get_by_role("button", name="Cancel the message").click()
     await expect(page.get_by_role("status").first).to_contain_text("It is canceled")

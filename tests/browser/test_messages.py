@@ -27,7 +27,7 @@ async def test_the_list_and_a_message(console: Console, receiver: Receiver) -> N
 
     page = await console.open("/console/messages?show=unfinished")
     await page.get_by_role("link", name=waiting).click()
-    await expect(page.get_by_text("waits for its time")).to_be_visible()
+    await expect(page.get_by_text("Waits for its time")).to_be_visible()
     await page.get_by_role("link", name="Edit").click()
     await page.get_by_label("Body").fill("sooner")
     await page.get_by_role("button", name="Save").click()

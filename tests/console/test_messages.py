@@ -99,7 +99,7 @@ async def test_why_a_message_failed(visitor: httpx.AsyncClient, server: Running,
     )
     await server.settled(message, "RETRY")
     page = (await visitor.get(f"/console/messages/{message}")).text
-    for words in ("the destination answered 503", "no stock", "4711", "waits for retry 1 of 1", "Attempt 1", "Cancel"):
+    for words in ("the destination answered 503", "no stock", "4711", "Waits for retry 1 of 1", "Attempt 1", "Cancel"):
         assert words in page, words
     assert "Attempt 2" not in page
 
