@@ -50,14 +50,11 @@ async def list_page(visit: Visit) -> Response:
                 # What is rare is worth a longer look.
                 look = LOOK_BEFORE_BULK
                 found = await dead_letter_groups.grouped(connection, tenant_id, choice.wanted, look=look)
-            first = found.up_to + 1 if found.count else None
-            lines, before = await dead_letter_groups.page(
-                connection,
-                tenant_id,
-                choice.wanted,
-                before=_integer(visit.query("cursor")) or first,
-                limit=PAGE,
-            )
+            if found.count or found.is_bounded:
+                first = _integer(visit.query("cursor")) or (found.up_to + 1 if found.count else None)
+                lines, before = await dead_letter_groups.page(
+                    connection, tenant_id, choice.wanted, before=first, limit=PAGE
+                )
     except (FilterError, Refused) as error:
         problem = str(error)
     async with visit.reading() as connection:
