@@ -273,6 +273,29 @@ async def test_a_throttled_retry_can_be_looked_at_and_stopped(
         assert words in audit, words
 
 
+async def test_a_moment_without_the_database_makes_it_wait_and_not_give_up(
+    visitor: httpx.AsyncClient, server: Running, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await buried(server, [NOBODY] * 3)
+    inside = server.node._console_runs._inside
+    door, answers = inside._door, iter([503, 429])
+
+    async def troubled(scope: Any, receive: Any, send: Any) -> None:
+        if (code := next(answers, None)) is None:
+            await door(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": code, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    monkeypatch.setattr(inside, "_door", troubled)
+    await visitor.post("/console/dlq/delete", data={"q": "", "now": ""})
+    run = await eventually(
+        lambda: connection.fetchrow("select outcome, done from dead_letter_runs"),
+        lambda run: run["outcome"] is not None,
+    )
+    assert tuple(run) == ("done", 3)
+
+
 async def test_a_server_that_stops_says_what_it_broke_off(database_url: str, connection: Connection) -> None:
     async with running(database_url) as server:
         await buried(server, [NOBODY] * 20)
