@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 
 from postroad import dev
+from postroad.store.engine import Connection
 from tests.conftest import Running
 from tests.console.conftest import XSS, said
 from tests.receiver import Receiver
@@ -80,8 +81,27 @@ async def test_a_limit_that_is_wrong_stays_typed(visitor: httpx.AsyncClient) -> 
     assert "expected an integer from 1" in answer.text
 
 
-async def test_the_parallelism_of_the_tenant_is_shown(visitor: httpx.AsyncClient, server: Running) -> None:
+async def test_the_parallelism_of_the_tenant_is_shown(visitor: httpx.AsyncClient, connection: Connection) -> None:
     assert "0 under way, no limit" in (await visitor.get("/console/flow")).text
+    await connection.execute("update tenants set parallelism = 17 where name = 'default'")
+    assert "0 of 17 at a time" in (await visitor.get("/console/flow")).text
+
+
+async def test_a_long_list_has_pages_and_is_not_live(visitor: httpx.AsyncClient, connection: Connection) -> None:
+    insert = "insert into flow_keys (tenant_id, key) select 1, to_char(i, 'fm0000') from generate_series(1, $1) i"
+    await connection.execute(insert + " on conflict do nothing", 150)
+    first, last = [(await visitor.get(f"/console/flow{query}")).text for query in ("", "?from=100")]
+    assert ("0100</a>" in first, "0101</a>" in first, "from=100" in first, "data-live" in first) == (
+        True,
+        False,
+        True,
+        True,
+    )
+    assert ("0101</a>" in last, "0150</a>" in last, "from=200" in last) == (True, True, False)
+    for nonsense in ("x", "-1", "9" * 5000, "²"):
+        assert "0001</a>" in (await visitor.get("/console/flow", params={"from": nonsense})).text
+    await connection.execute(insert + " on conflict do nothing", 1001)
+    assert "data-live" not in (await visitor.get("/console/flow")).text
 
 
 async def test_a_reader_sees_no_buttons_and_is_refused(

@@ -77,6 +77,7 @@ async def test_a_whole_request_is_read(visitor: httpx.AsyncClient, signed: dict[
         ({"signature": "a.b.c", "body": "%", "encoding": "base64"}, "the body is no base64"),
         ({"signature": "a.b.c", "at": "soon"}, "soon is no time"),
         ({"signature": "a.b.c", "at": "99999999999"}, "this is no JWT"),
+        ({"signature": "a.b.c", "body": "x" * 600_000}, "that is more than 512.0 KiB"),
     ],
 )
 async def test_what_cannot_be_read_is_said(visitor: httpx.AsyncClient, data: dict[str, str], words: str) -> None:

@@ -99,6 +99,11 @@ class Visit:
         """A parameter of the URL."""
         return self.request.query_params.get(name, default)
 
+    def offset(self) -> int:
+        """How many rows of a list are passed over."""
+        text = self.query("from")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
     def reading(self) -> AbstractAsyncContextManager[Connection]:
         """A connection that sees the things of this tenant and can change nothing."""
         return self.context.database.reading(self.session.caller.tenant_id)

@@ -16,7 +16,10 @@ def body_hash(body: bytes) -> str:
 
 def explanation(body: bytes, signed: str) -> str | None:
     """How the body that was signed differs from this one, if it is any of the forms that programs make; else None."""
-    return next((words for words, variant in _variants(body) if body_hash(variant) == signed), None)
+    try:
+        return next((words for words, variant in _variants(body) if body_hash(variant) == signed), None)
+    except RecursionError:
+        return None  # JSON that is nested deeper than can be read here.
 
 
 def _variants(body: bytes) -> Iterator[tuple[str, bytes]]:
@@ -44,7 +47,7 @@ def _variants(body: bytes) -> Iterator[tuple[str, bytes]]:
         return
     yield from _serialised("the same JSON", value)
     if isinstance(value, str):
-        yield "the text in this JSON string, without quotes", value.encode()
+        yield "the text in this JSON string, without quotes", value.encode("utf-8", "surrogatepass")
         try:
             yield from _serialised("the JSON in this JSON string", json.loads(value))
         except ValueError:

@@ -11,7 +11,10 @@ def differences(signed: str, given: str) -> list[str]:
     """Sentences on each part in which the URL of the receiver differs from the signed one; none if they are equal."""
     if signed == given:
         return []
-    theirs, ours = urlsplit(signed), urlsplit(given)
+    try:
+        theirs, ours = urlsplit(signed), urlsplit(given)
+    except ValueError:
+        return ["one of them is no URL"]
     found = [*_of_origin(theirs, ours), *_of_path(theirs, ours), *_of_query(theirs, ours)]
     if ours.fragment != theirs.fragment:
         found.append(f"the fragment: signed is {theirs.fragment!r}, here it is {ours.fragment!r}")
@@ -33,7 +36,7 @@ def _of_origin(theirs: SplitResult, ours: SplitResult) -> list[str]:
     elif theirs.netloc != ours.netloc and _port(theirs) == _port(ours) and theirs.scheme == ours.scheme:
         found.append(f"how the host is written: signed is {theirs.netloc}, here it is {ours.netloc}")
     their_port, our_port = _port(theirs), _port(ours)
-    if their_port != our_port and not (theirs.port is None and ours.port is None):
+    if their_port != our_port and (_named_port(theirs) or _named_port(ours)):
         found.append(f"the port: signed is {their_port}, here it is {our_port}")
     return found
 
@@ -71,8 +74,13 @@ def _of_query(theirs: SplitResult, ours: SplitResult) -> list[str]:
     return [f"the query: signed is ?{signed}, here it is ?{given}"]
 
 
-def _port(url: SplitResult) -> int | None:
+def _port(url: SplitResult) -> int | str | None:
+    return _named_port(url) or _PORTS.get(url.scheme)
+
+
+def _named_port(url: SplitResult) -> int | str | None:
+    """The port in a URL, as it stands there if it is none."""
     try:
-        return url.port or _PORTS.get(url.scheme)
+        return url.port
     except ValueError:
-        return None
+        return url.netloc.rpartition(":")[2]

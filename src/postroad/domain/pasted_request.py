@@ -53,7 +53,7 @@ def _raw(text: bytes) -> Pasted:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     length = headers.get("content-length", "")
-    if length.isdigit() and int(length) <= len(body):
+    if length.isascii() and length.isdigit() and len(length) < 18 and int(length) <= len(body):
         body = body[: int(length)]  # What follows was added by the paste.
     elif not length and body.endswith(b"\n"):
         body = body.removesuffix(b"\n").removesuffix(b"\r")
@@ -101,7 +101,8 @@ def _unescaped(text: str) -> str:
     def one(match: re.Match[str]) -> str:
         code = match[1]
         if code[0] in "ux" and len(code) > 1:
-            return chr(int(code[1:], 16))
+            # Half of a character has no bytes of its own.
+            return chr(int(code[1:], 16)).encode("utf-8", "replace").decode()
         return simple.get(code, code)
 
     return re.sub(r"\\(u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|.)", one, text, flags=re.DOTALL)

@@ -6,7 +6,7 @@ import base64
 import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -15,6 +15,9 @@ from postroad.domain.doctor_body import body_hash, explanation
 from postroad.domain.doctor_url import differences
 from postroad.domain.duration import format_duration
 from postroad.errors import PostroadError
+
+_MOST_SECONDS = 10**11
+"""Beyond the year 5000."""
 
 
 class Verdict(StrEnum):
@@ -68,6 +71,16 @@ class _NoToken(PostroadError):
 
 def findings(case: Case) -> list[Finding]:
     """All that can be said of a signature, from its form to the hash of the body."""
+    # Claims may hold halves of characters, which nobody can print.
+    return [replace(one, sentence=one.sentence.encode("utf-8", "replace").decode()) for one in _findings(case)]
+
+
+def is_good(found: Sequence[Finding]) -> bool:
+    """Whether a receiver accepts it, as far as could be checked."""
+    return all(finding.verdict is not Verdict.BAD for finding in found)
+
+
+def _findings(case: Case) -> list[Finding]:
     token = case.signature.strip()
     try:
         head, claims = _decoded(token)
@@ -77,11 +90,6 @@ def findings(case: Case) -> list[Finding]:
     if found[0].verdict is Verdict.BAD:
         return found
     return [*found, _key(case, token), _issuer(claims), *_times(case, claims), _url(case, claims), _body(case, claims)]
-
-
-def is_good(found: Sequence[Finding]) -> bool:
-    """Whether a receiver accepts it, as far as could be checked."""
-    return all(finding.verdict is not Verdict.BAD for finding in found)
 
 
 def _decoded(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,7 +108,7 @@ def _decoded(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     try:
         head, claims = (json.loads(_unpadded(part)) for part in parts[:2])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _NoToken("this is no JWT: its first two parts are no base64url of JSON; was it cut or quoted?") from None
     if not isinstance(head, dict) or not isinstance(claims, dict):
         raise _NoToken("this is no JWT: its first two parts are JSON, but no objects")
@@ -162,7 +170,7 @@ def _times(case: Case, claims: dict[str, Any]) -> Iterator[Finding]:
     for name, value in times.items():
         if name == "exp" and value is None:
             yield Finding("expiry", Verdict.BAD, "there is no exp, but receivers demand one")
-        elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        elif value is not None and not _is_instant(value):
             yield Finding(name, Verdict.BAD, f"{name} is {value!r}, but must be Unix seconds")
             return
     exp, nbf, iat = (times[name] for name in ("exp", "nbf", "iat"))
@@ -241,6 +249,11 @@ def _body(case: Case, claims: dict[str, Any]) -> Finding:
 def _matches(key: str, signed: str, mac: str) -> bool:
     made = hmac.digest(key.encode("utf-8", "surrogateescape"), signed.encode(), "sha256")
     return hmac.compare_digest(base64.urlsafe_b64encode(made).rstrip(b"="), mac.rstrip("=").encode())
+
+
+def _is_instant(value: Any) -> bool:
+    """Whether this may be Unix seconds; JSON of Python also has NaN and infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_SECONDS
 
 
 def _unpadded(part: str) -> bytes:

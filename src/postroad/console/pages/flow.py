@@ -14,6 +14,8 @@ from postroad.console.visit import Visit
 from postroad.domain.duration import format_duration
 
 PAGE = 100
+_MOST_LIVE = 1000
+"""Of more keys the list is not asked for every two seconds: each of them is counted."""
 _SHOWS = {"all": "All", "waiting": "With a backlog", "paused": "Paused", "pinned": "Pinned"}
 _NEW: dict[str, Any] = {
     "waitListSize": 0,
@@ -138,7 +140,7 @@ async def _key(visit: Visit, name: str) -> Key:
 async def _list(visit: Visit) -> dict[str, Any]:
     search, show = visit.query("search"), visit.query("show")
     show = show if show in _SHOWS else "all"
-    start = int(visit.query("from")) if visit.query("from").isdecimal() else 0
+    start = visit.offset()
     params = {"search": search} if search else {}
     views: Sequence[dict[str, Any]] = await visit.get("/v2/flowControl", **params)
     keys = [key for key in (_read(visit, view) for view in views) if key.is_in(show)]
@@ -147,6 +149,7 @@ async def _list(visit: Visit) -> dict[str, Any]:
         "total": len(keys),
         "next": start + PAGE if len(keys) > start + PAGE else None,
         "start": start,
+        "is_live": len(views) <= _MOST_LIVE,
         "overall": await visit.get("/v2/globalParallelism"),
         "search": search,
         "show": show,

@@ -103,7 +103,7 @@ async def _add(visit: Visit, name: str, action: str) -> None:
 
 async def _page(visit: Visit, *, problem: str = "") -> Response:
     search = visit.query("search")
-    start = int(visit.query("from")) if visit.query("from").isdecimal() else 0
+    start = visit.offset()
     groups = [one for one in await visit.get("/v2/topics") if _holds(one, search)]
     return visit.page(
         "groups.html",

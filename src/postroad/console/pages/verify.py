@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
@@ -10,11 +11,14 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
+from postroad.console.rendering import size
 from postroad.console.visit import Visit
 from postroad.domain import pasted_request, signature_doctor
 from postroad.domain.signature_doctor import Case, Finding, Inputs, Verdict
+from postroad.domain.tenant import SigningKeys
 from postroad.errors import PostroadError
 
+_MOST_CHARACTERS = 512 * 1024
 _SIGNATURE = "upstash-signature"
 _INPUTS = Inputs(keys="this tenant has none", url="the field URL", body="the field Body", at="the field Checked at")
 
@@ -48,7 +52,16 @@ async def check(visit: Visit) -> Response:
 
 
 async def _findings(visit: Visit) -> list[Finding]:
+    # Not through the API, which shows keys to few: nothing of them leaves this module.
+    keys = await visit.context.tenancy.keys(visit.session.caller.tenant_id)
+    # Beside the loop: what a body may have been before takes a while to find out.
+    return await asyncio.to_thread(_examined, visit, keys)
+
+
+def _examined(visit: Visit, keys: SigningKeys) -> list[Finding]:
     form = visit.form
+    if sum(len(value) for _, value in form.pairs) > _MOST_CHARACTERS:
+        raise TypedWrongError(f"that is more than {size(_MOST_CHARACTERS)}: `postroad verify --body-file` takes it")
     signature, body, url, has_scheme = form.text("signature"), _body(visit), form.text("url") or None, True
     if form.text("request"):
         pasted = pasted_request.parsed(form.raw("request").encode())
@@ -60,8 +73,6 @@ async def _findings(visit: Visit) -> list[Finding]:
         url = url or pasted.url
     if not signature:
         raise TypedWrongError("there is no signature: expected what came as Upstash-Signature, or a whole request")
-    # Not through the API, which shows keys to few: nothing of them leaves this function.
-    keys = await visit.context.tenancy.keys(visit.session.caller.tenant_id)
     case = Case(
         signature=signature,
         body=body,
