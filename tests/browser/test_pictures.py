@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from playwright.async_api import ViewportSize
 
 from postroad.store.engine import Connection
 from tests.browser.conftest import SHOTS, WAYS, Console
+from tests.conftest import eventually
 from tests.moods import status
 from tests.receiver import Receiver
 
@@ -49,8 +49,7 @@ async def test_pictures(console: Console, receiver: Receiver, connection: Connec
         Upstash_Forward_X_Shop="north",
         **json,
     )
-    while len([state for state in await server.states(failing) if state == "RETRY"]) < 2:
-        await asyncio.sleep(0.05)
+    await eventually(lambda: server.states(failing), lambda states: states.count("RETRY") == 2)
     await server.publish(receiver.url("/reminders"), b"{}", Upstash_Delay="2h", **json)
     for schedule, cron in (("daily-digest", "CRON_TZ=Europe/Berlin 0 9 * * MON-FRI"), ("clean-up", "*/30 * * * *")):
         await server.http.post(

@@ -17,7 +17,7 @@ from postroad.store import partitions, wall
 from postroad.store.connecting import sqlalchemy_engine
 from postroad.store.engine import Connection, connected
 
-OLDEST_SCHEMA = "0009"
+OLDEST_SCHEMA = "0010"
 """Revisions ascend. This version also works with schemas from this one on, so that nodes can be replaced first."""
 
 _LOCK = 7_064_116_843_111

@@ -85,7 +85,7 @@ function pause(is) {
   paused = is;
   for (const button of document.querySelectorAll("[data-pause]")) {
     button.setAttribute("aria-pressed", String(is));
-    button.textContent = (button.dataset.pause || "Pause,Paused").split(",")[Number(is)];
+    button.textContent = is ? "Updates are paused" : "Pause updates";
   }
 }
 
