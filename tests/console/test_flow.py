@@ -34,6 +34,8 @@ async def test_the_list_says_how_much_of_each_limit_is_in_use(
     assert ("sms/42" in live, "mail" in live, "<h1>" in live) == (True, False, False)
     paused = (await visitor.get("/console/flow", params={"show": "paused"})).text
     assert ("Resume mail" in paused, "sms/42" in paused) == (True, False)
+    backlog = (await visitor.get("/console/flow", params={"show": "waiting"})).text
+    assert "No key is like that." in backlog
     assert "No key is like that." in (await visitor.get("/console/flow", params={"search": "fax"})).text
 
 
@@ -46,6 +48,7 @@ async def test_what_is_paused_waits_until_it_is_resumed(
     message = await server.publish(receiver.url("/x"), Upstash_Flow_Control_Key="to/pay", **LIMITED)
     await server.drain()
     assert await server.states(message) == ["CREATED"]
+    assert "to/pay" in (await visitor.get("/console/flow", params={"show": "waiting"})).text
 
     page = (await visitor.get("/console/flow/key", params={"key": "to/pay"})).text
     assert "messages with this key are accepted and wait" in page
@@ -87,21 +90,16 @@ async def test_the_parallelism_of_the_tenant_is_shown(visitor: httpx.AsyncClient
     assert "0 of 17 at a time" in (await visitor.get("/console/flow")).text
 
 
-async def test_a_long_list_has_pages_and_is_not_live(visitor: httpx.AsyncClient, connection: Connection) -> None:
-    insert = "insert into flow_keys (tenant_id, key) select 1, to_char(i, 'fm0000') from generate_series(1, $1) i"
-    await connection.execute(insert + " on conflict do nothing", 150)
-    first, last = [(await visitor.get(f"/console/flow{query}")).text for query in ("", "?from=100")]
-    assert ("0100</a>" in first, "0101</a>" in first, "from=100" in first, "data-live" in first) == (
-        True,
-        False,
-        True,
-        True,
-    )
-    assert ("0101</a>" in last, "0150</a>" in last, "from=200" in last) == (True, True, False)
-    for nonsense in ("x", "-1", "9" * 5000, "²"):
-        assert "0001</a>" in (await visitor.get("/console/flow", params={"from": nonsense})).text
-    await connection.execute(insert + " on conflict do nothing", 1001)
-    assert "data-live" not in (await visitor.get("/console/flow")).text
+async def test_a_long_list_has_pages(visitor: httpx.AsyncClient, connection: Connection) -> None:
+    insert = "insert into flow_keys (tenant_id, key, paused) select 1, to_char(i, 'fm0000'), i > 149 from"
+    await connection.execute(f"{insert} generate_series(1, 150) i")
+    first, last = [(await visitor.get(f"/console/flow{query}")).text for query in ("", "?after=0100")]
+    assert [words in first for words in ("0100</a>", "0101</a>", "after=0100")] == [True, False, True]
+    assert [words in last for words in ("0101</a>", "0150</a>", "after=0150")] == [True, True, False]
+    paused = (await visitor.get("/console/flow?show=paused")).text
+    assert ("0150</a>" in paused, "0149</a>" in paused) == (True, False)
+    for nonsense in ("\0", "\ud7ff", "ü" * 5000):
+        assert (await visitor.get("/console/flow", params={"after": nonsense, "search": nonsense})).status_code == 200
 
 
 async def test_a_reader_sees_no_buttons_and_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 
 from postroad.domain.flow_control import FlowKey
 from postroad.domain.tenant import TenantId
@@ -25,14 +26,43 @@ where k.tenant_id = $1 and k.key <> ''
 """
 
 
-async def list_(connection: Connection, tenant_id: TenantId, *, search: str | None, limit: int) -> list[FlowKey]:
-    """Keys that hold a text, or all of them, by key. Of each, at most 10,000 waiting messages are counted."""
+class Only(StrEnum):
+    """Which keys are asked for, where not all of them are."""
+
+    WAITING = "waiting"
+    PAUSED = "paused"
+    PINNED = "pinned"
+
+
+_CONDITIONS = {
+    Only.WAITING: """exists (
+      select from deliveries d where d.flow_key_id = k.id and d.state = 1 and d.due_at <= now())""",
+    Only.PAUSED: "k.paused",
+    Only.PINNED: "(k.parallelism_pinned or k.rate_pinned)",
+}
+
+
+async def list_(
+    connection: Connection,
+    tenant_id: TenantId,
+    *,
+    search: str | None,
+    limit: int,
+    only: Only | None = None,
+    after: str = "",
+) -> list[FlowKey]:
+    """Keys that hold a text, or all of them, by key, those behind `after`.
+
+    Of each, at most 10,000 waiting messages are counted.
+    """
+    condition = f" and {_CONDITIONS[only]}" if only is not None else ""
     rows = await connection.fetch(
         _SELECT.format(counted=_COUNTED_EACH)
-        + " and ($2::text is null or position($2 in k.key) > 0) order by k.key limit $3",
+        + f" and ($2::text is null or position($2 in k.key) > 0) and k.key > $4{condition} order by k.key limit $3",
         tenant_id,
         search,
         limit,
+        after,
     )
     return [_key(row) for row in rows]
 

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from starlette.responses import Response
 
 from postroad.console.inside import ApiRefusedError, segment
 from postroad.console.visit import Visit
-from postroad.domain.duration import format_duration
+from postroad.domain.flow_control import DEFAULT_PERIOD, FlowKey
+from postroad.store import flow_controls
+from postroad.store.flow_controls import Only
 
 PAGE = 100
-_MOST_LIVE = 1000
-"""Of more keys the list is not asked for every two seconds: each of them is counted."""
 _SHOWS = {"all": "All", "waiting": "With a backlog", "paused": "Paused", "pinned": "Pinned"}
-_NEW: dict[str, Any] = {
-    "waitListSize": 0,
-    "parallelismMax": 0,
-    "parallelismCount": 0,
-    "rateMax": 0,
-    "rateCount": 0,
-    "ratePeriod": 1,
-    "ratePeriodStart": 0,
-    "isPaused": False,
-    "isPinnedParallelism": False,
-    "isPinnedRate": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key with its limits, where 0 is none, and what of them is in use.
-
-    `rate_used` is of the period that runs, which ends at `period_ends_ms`.
-    """
-
-    name: str
-    waiting: int
-    parallelism: int
-    active: int
-    rate: int
-    rate_used: int
-    period: str
-    period_ends_ms: int | None
-    is_paused: bool
-    is_parallelism_pinned: bool
-    is_rate_pinned: bool
-    is_known: bool = True
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether messages cannot change all of its limits."""
-        return self.is_parallelism_pinned or self.is_rate_pinned
-
-    def is_in(self, show: str) -> bool:
-        """Whether it is among those that are asked for."""
-        return {"waiting": self.waiting > 0, "paused": self.is_paused, "pinned": self.is_pinned}.get(show, True)
 
 
 async def page(visit: Visit) -> Response:
@@ -78,7 +33,8 @@ async def key_page(visit: Visit) -> Response:
 
 async def key_live(visit: Visit) -> Response:
     """What of it changes."""
-    return visit.page("flow_key_live.html", key=await _key(visit, visit.query("key")))
+    key, is_known = await _key(visit, visit.query("key"))
+    return visit.page("flow_key_live.html", key=key, is_known=is_known)
 
 
 async def pause(visit: Visit) -> Response:
@@ -128,52 +84,61 @@ async def _changed(
 async def _key_page(visit: Visit, name: str, *, typed: dict[str, str] | None = None, problem: str = "") -> Response:
     if not name:
         return visit.go("/console/flow", "Which key? Type its name.", failed=True)
-    key = await _key(visit, name)
-    return visit.page("flow_key.html", http_status=400 if problem else 200, key=key, typed=typed or {}, problem=problem)
+    key, is_known = await _key(visit, name)
+    return visit.page(
+        "flow_key.html",
+        http_status=400 if problem else 200,
+        key=key,
+        is_known=is_known,
+        typed=typed or {},
+        problem=problem,
+    )
 
 
-async def _key(visit: Visit, name: str) -> Key:
-    view = await visit.find(_path(name))
-    return _read(visit, view or {**_NEW, "flowControlKey": name}, is_known=view is not None)
+async def _key(visit: Visit, name: str) -> tuple[FlowKey, bool]:
+    """A key, and whether there is one of this name."""
+    if name.isprintable():
+        async with visit.reading() as connection:
+            found = await flow_controls.find(connection, visit.session.caller.tenant_id, name)
+        if found is not None:
+            return found, True
+    nothing = FlowKey(
+        key=name,
+        parallelism=None,
+        rate=None,
+        period=DEFAULT_PERIOD,
+        parallelism_pinned=False,
+        rate_pinned=False,
+        paused=False,
+        waiting=0,
+        active=0,
+        rate_count=0,
+        period_start=None,
+    )
+    return nothing, False
 
 
 async def _list(visit: Visit) -> dict[str, Any]:
-    search, show = visit.query("search"), visit.query("show")
-    show = show if show in _SHOWS else "all"
-    start = visit.offset()
-    params = {"search": search} if search else {}
-    views: Sequence[dict[str, Any]] = await visit.get("/v2/flowControl", **params)
-    keys = [key for key in (_read(visit, view) for view in views) if key.is_in(show)]
+    # Not from the API, whose list has an end, and is counted to it each time.
+    search, show, after = (visit.query(one).replace("\0", "") for one in ("search", "show", "after"))
+    async with visit.reading() as connection:
+        keys = await flow_controls.list_(
+            connection,
+            visit.session.caller.tenant_id,
+            search=search or None,
+            limit=PAGE + 1,
+            only=Only(show) if show in tuple(Only) else None,
+            after=after,
+        )
     return {
-        "keys": keys[start : start + PAGE],
-        "total": len(keys),
-        "next": start + PAGE if len(keys) > start + PAGE else None,
-        "start": start,
-        "is_live": len(views) <= _MOST_LIVE,
+        "keys": keys[:PAGE],
+        "last": keys[PAGE - 1].key if len(keys) > PAGE else None,
+        "after": after,
         "overall": await visit.get("/v2/globalParallelism"),
         "search": search,
-        "show": show,
+        "show": show if show in _SHOWS else "all",
         "shows": _SHOWS,
     }
-
-
-def _read(visit: Visit, view: dict[str, Any], *, is_known: bool = True) -> Key:
-    ends_s = view["ratePeriodStart"] + view["ratePeriod"]
-    is_running = view["ratePeriodStart"] > 0 and visit.context.clock.now_s() < ends_s
-    return Key(
-        name=view["flowControlKey"],
-        waiting=view["waitListSize"],
-        parallelism=view["parallelismMax"],
-        active=view["parallelismCount"],
-        rate=view["rateMax"],
-        rate_used=view["rateCount"] if is_running else 0,
-        period=format_duration(timedelta(seconds=view["ratePeriod"])),
-        period_ends_ms=ends_s * 1000 if is_running else None,
-        is_paused=view["isPaused"],
-        is_parallelism_pinned=view["isPinnedParallelism"],
-        is_rate_pinned=view["isPinnedRate"],
-        is_known=is_known,
-    )
 
 
 def _path(key: str) -> str:
