@@ -106,8 +106,7 @@ def split_cron(text: str) -> tuple[str, str]:
 def publish_fields(form: Form) -> list[tuple[str, str]]:
     """The headers of what was typed. Raises `FormError`."""
     fields = [(header, form.text(name)) for name, header in SINGLE.items() if form.text(name)]
-    fields += [(_FORWARD + name, value) for name, value in _pairs(form.raw("headers"))]
-    return fields + _pairs(form.raw("options"))
+    return fields + _others(form)
 
 
 def change_of(schedule: Schedule, form: Form) -> dict[str, Any]:
@@ -121,11 +120,10 @@ def change_of(schedule: Schedule, form: Form) -> dict[str, Any]:
     headers = _changed(request, before, form)
     if headers:
         document["headers"] = headers
-    # A browser makes every end of a line the same, and that is no change.
     body = form.raw("body")
     if form.has("no_body"):
         document["body"] = ""
-    elif body != before["body"].replace("\r\n", "\n"):
+    elif body != _ends_alike(before["body"]):
         document["body"] = body
     return document
 
@@ -137,18 +135,21 @@ def _changed(request: Request, before: Mapping[str, str], form: Form) -> dict[st
         if form.text(name) != before[name].strip():
             changes[header] = form.text(name) or None
     old = _grouped((name, value) for name, value in request.fields if name not in _NAMES)
-    given: list[tuple[str, str]] = []
-    for field, prefix in (("headers", _FORWARD), ("options", "")):
-        for name, value in _pairs(form.raw(field)):
-            pair = prefix + name, value
-            given.append(hidden.get(_line(*pair), pair))
-    new = _grouped(given)
-    for name in new.keys() & _NAMES:
-        raise FormError(f"{canonical(name)} has a field of its own")
+    new = _grouped(hidden.get(_line(*pair), pair) for pair in _others(form))
     for name in old.keys() | new.keys():
         if [one.strip() for one in old.get(name, [])] != new.get(name, []):
             changes[name] = new.get(name)
     return changes
+
+
+def _others(form: Form) -> list[tuple[str, str]]:
+    """The headers that were typed as lines."""
+    pairs = [(_FORWARD + name, value) for name, value in _pairs(form.raw("headers"))]
+    pairs += _pairs(form.raw("options"))
+    for name, _ in pairs:
+        if name in _NAMES:
+            raise FormError(f"{canonical(name)} has a field of its own")
+    return pairs
 
 
 def _grouped(pairs: Any) -> dict[str, list[str]]:
@@ -199,11 +200,19 @@ def _redaction(fields: Fields) -> Redaction:
         return Redaction(body=True, all_headers=True, headers=frozenset())
 
 
+def _ends_alike(text: str) -> str:
+    """A text as browsers give it back: they make every end of a line the same, and that is no change."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def _body(request: Request) -> tuple[str, str]:
     """Why the body is not shown, and the body where it is."""
     if _redaction([(name, value) for name, value in request.fields if name == f"upstash-{_REDACT}"]).body:
         return "It is redacted.", ""
     try:
-        return "", request.body.decode()
+        text = request.body.decode()
     except UnicodeDecodeError:
         return "It is no text.", ""
+    # A browser would not give these back as they are.
+    has_controls = any(character < " " and character not in "\t\r\n" for character in text)
+    return ("It is no text that can be typed.", "") if has_controls else ("", text)

@@ -37,6 +37,8 @@ async def create(visit: Visit) -> Response:
     try:
         await _set(visit, name, visit.form.text("parallelism"), paused=False, action="make a queue")
     except ApiRefusedError as error:
+        if not visit.may_change:
+            raise  # There is no form for the words to stand beside.
         return await _list(visit, problem=str(error))
     return visit.go(_path(name), "It is made. Messages go into it with the header Upstash-Queue-Name, or by enqueue.")
 
