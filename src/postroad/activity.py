@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from postroad.domain.outcome import Delivered, Failed, Outcome, Retry
 from postroad.domain.tenant import TenantId
-from postroad.errors import PostroadError
+from postroad.errors import Unavailable
 from postroad.store import activity
 from postroad.store.activity import EVERYTHING, Tally
-
-if TYPE_CHECKING:
-    from postroad.store.engine import Database
+from postroad.store.engine import Database, TryAgain
 
 FLUSH_EVERY_S = 2.0
 MOST_HOSTS = 500
 """That are told apart between two flushes; the others of a tenant count as one."""
 
-OTHERS = "(others)"
+OTHERS, NO_HOST = "(others)", "(none)"
+MOST_CHARACTERS = 255
 
 _MS = timedelta(milliseconds=1)
 
@@ -67,18 +64,22 @@ class Activity:
         """Store what was counted, again and again, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
-            with suppress(PostroadError):
+            try:
                 await self.flush()
+            except (Unavailable, TryAgain):
+                pass
+            except Exception:  # noqa: BLE001  sums for people to look at must not take the deliveries down with them
+                _log.exception("what goes on could not be stored")
 
     async def flush(self) -> None:
-        """Store what was counted. If that fails the counts stay for the next time."""
+        """Store what was counted. If the database is away, the counts stay for the next time."""
         counted, self._tallies = self._tallies, {}
         if not counted:
             return
         try:
             async with self._database.single() as connection:
                 await activity.add(connection, _with_sums(counted))
-        except PostroadError as error:
+        except (Unavailable, TryAgain) as error:
             _log.debug("what goes on is stored later: %s", error)
             for key, tally in counted.items():
                 self._tally(*key).add(tally)
@@ -105,5 +106,5 @@ def _with_sums(counted: Mapping[tuple[TenantId, str], Tally]) -> dict[tuple[Tena
 
 
 def host_of(url: str) -> str:
-    """The host of a URL that was accepted, with its port if it has one."""
-    return url.split("/", 3)[2].partition("?")[0].rpartition("@")[2]
+    """The host of a URL, with its port if it has one. A text that is no URL, as an old row may have it, has none."""
+    return url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2][:MOST_CHARACTERS] or NO_HOST
