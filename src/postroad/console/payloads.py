@@ -16,8 +16,12 @@ from pygments.token import STANDARD_TYPES
 
 MOST_SHOWN_BYTES = 64 * 1024
 MOST_COLOURED_CHARACTERS = 32 * 1024
+_MOST_LAID_OUT_CHARACTERS = 4 * MOST_SHOWN_BYTES
+"""Each line is indented by how deep it is, so without a bound a little hostile JSON would be a page of megabytes."""
+
 _HEX_WIDTH = 16
 _MOST_HEX_BYTES = 4096
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 _REDACTED = re.compile(r"REDACTED:[0-9a-f]{64}")
 
 
@@ -69,12 +73,34 @@ def of_message(view: dict[str, Any], name: str = "body") -> bytes | str | None:
 
 
 def _json(data: bytes) -> str | None:
+    """JSON laid out, None for what is none. Numbers, escapes and names that come twice stay as they were sent."""
     if data[:1] not in b'{["':
         return None
     try:
-        return orjson.dumps(orjson.loads(data), option=orjson.OPT_INDENT_2).decode()
+        orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
+    parts: list[str] = []
+    size, depth, before = 0, 0, ""
+    for token in _TOKEN.findall(data.decode()):
+        if token in ("]", "}"):
+            depth -= 1
+        if before in ("[", "{"):
+            gap = "" if token in ("]", "}") else _line(depth)
+        else:
+            gap = _line(depth) if before == "," or token in ("]", "}") else " " if before == ":" else ""
+        if token in ("[", "{"):
+            depth += 1
+        parts += gap, token
+        size += len(gap) + len(token)
+        if size > _MOST_LAID_OUT_CHARACTERS:
+            return None
+        before = token
+    return "".join(parts)
+
+
+def _line(depth: int) -> str:
+    return "\n" + "  " * depth
 
 
 def _text(data: bytes, *, is_cut: bool) -> str | None:
