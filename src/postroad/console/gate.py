@@ -29,6 +29,9 @@ READING = (Access.FULL, Access.READ_ONLY, Access.METADATA, Access.ADMIN)
 _GUESSES_AT_ONCE = 2
 """Each takes 32 MiB for a moment."""
 
+_MOST_REMEMBERED = 1_000
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+
 
 class NoConsoleError(PostroadError):
     """The token is right, and may not read."""
@@ -40,6 +43,7 @@ class Gate:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._guesses = asyncio.Semaphore(_GUESSES_AT_ONCE)
+        self._wrong: dict[bytes, None] = {}
 
     async def session(self, request: Request) -> Session | None:
         """Who is signed in; under `postroad dev` whoever sits at this machine is."""
@@ -69,7 +73,7 @@ class Gate:
             # As a guess among others: who has made too many is not even told whether this one is right.
             async with self._guesses:
                 strangers.refuse_if_locked(request.scope["client"], request.scope["headers"])
-                is_operator = await is_password(secret, stored)
+                is_operator = await self._is_password(secret, stored)
         if is_operator:
             async with context.database.connection() as connection:
                 tenant_id = await tenants.find(connection, "default")
@@ -84,6 +88,21 @@ class Gate:
             ):
                 raise Unauthenticated
         return cookie
+
+    async def _is_password(self, secret: str, stored: str) -> bool:
+        """Whether this is the password; what was wrong once is not computed again.
+
+        The throttle takes the same guess for one mistake however often it comes, and each would cost as the first did.
+        """
+        guess = sha256(f"{stored}\n{secret}".encode()).digest()
+        if guess in self._wrong:
+            return False
+        if await is_password(secret, stored):
+            return True
+        if len(self._wrong) >= _MOST_REMEMBERED:
+            del self._wrong[next(iter(self._wrong))]
+        self._wrong[guess] = None
+        return False
 
     async def sign_out(self, request: Request) -> None:
         """End the session, here and for whoever else has its cookie."""
@@ -141,7 +160,12 @@ def _is_https_outside(request: Request) -> bool:
 
 
 def _is_here(request: Request) -> bool:
-    """Whether this comes from this machine, and by a name that no other site can take for its own."""
+    """Whether this comes from this machine, and by a name that no other site can take for its own.
+
+    What a proxy or a tunnel on this machine passes on may come from anywhere, whatever it calls the host.
+    """
+    if any(name in request.headers for name in _FORWARDED):
+        return False
     client = request.scope["client"]
     return client is not None and _is_loopback(client[0]) and _is_loopback(_hostname(request.headers))
 
