@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -20,7 +20,7 @@ from postroad.console.inside import ApiRefusedError, Inside
 from postroad.console.pages import PAGES
 from postroad.console.rendering import STATIC, environment
 from postroad.console.runs import Runs
-from postroad.console.visit import THEMES, Form, GoneError, Visit, form_of, theme_of
+from postroad.console.visit import MOST_BYTES_OF_STRANGERS, THEMES, Form, GoneError, Visit, form_of, theme_of
 from postroad.domain.tenant import Access
 from postroad.errors import PostroadError, TooManyGuesses, Unauthenticated, Unavailable
 from postroad.store.engine import TryAgain
@@ -58,7 +58,11 @@ def console(context: Context, door: App, runs: Runs) -> App:
     return Starlette(
         routes=reception.routes(),
         middleware=[Middleware(_Safe)],
-        exception_handlers={Exception: reception.defect},
+        exception_handlers={
+            PostroadError: reception.refusal,
+            ClientDisconnect: reception.farewell,
+            Exception: reception.defect,
+        },
     )
 
 
@@ -156,7 +160,7 @@ class _Reception:
         return self._alone("login.html", 200, request=request, words="", back=request.query_params.get("back", ""))
 
     async def _login(self, request: Request) -> Response:
-        form = await form_of(request)
+        form = await form_of(request, most_bytes=MOST_BYTES_OF_STRANGERS)
         back = form.text("back")
         if not is_own(request):
             return self._alone("error.html", 403, title="Not from here", words=_NOT_OWN, request=request)
@@ -180,14 +184,15 @@ class _Reception:
         return self._alone("login.html", status, request=request, words=words, back=back)
 
     async def _logout(self, request: Request) -> Response:
-        if is_own(request):
-            await self._gate.sign_out(request)
+        if not is_own(request):
+            return self._alone("error.html", 403, title="Not from here", words=_NOT_OWN, request=request)
+        await self._gate.sign_out(request)
         answer = RedirectResponse("/console/login", 303)
         answer.delete_cookie(COOKIE, path="/console")
         return answer
 
     async def _theme(self, request: Request) -> Response:
-        form = await form_of(request)
+        form = await form_of(request, most_bytes=MOST_BYTES_OF_STRANGERS)
         answer = RedirectResponse(_inside_path(form.text("back")), 303)
         theme = form.text("theme")
         set_cookie(request, answer, "postroad_theme", theme if theme in THEMES else "")
@@ -195,7 +200,7 @@ class _Reception:
 
     async def _tenant(self, request: Request) -> Response:
         """The operator goes on with another tenant."""
-        name = (await form_of(request)).text("tenant")
+        name = (await form_of(request, most_bytes=MOST_BYTES_OF_STRANGERS)).text("tenant")
         session = await self._gate.session(request)
         answer = RedirectResponse("/console", 303)
         if not is_own(request) or session is None or not session.is_operator:
@@ -204,6 +209,16 @@ class _Reception:
             return self._alone("error.html", 404, title="No such tenant", words=f"no tenant {name}", request=request)
         set_cookie(request, answer, "postroad_tenant", name)
         return answer
+
+    async def refusal(self, request: Request, error: Exception) -> Response:
+        """Something that is nobody's defect went wrong where no page takes it: the database is away, for one."""
+        assert isinstance(error, PostroadError)
+        title, status, words = _trouble(error)
+        return self._alone("error.html", status, title=title, words=words, request=request)
+
+    async def farewell(self, _: Request, __: Exception) -> Response:
+        """Whoever was sending a form has left."""
+        return Response(status_code=400)
 
     async def defect(self, request: Request, _: Exception) -> Response:
         """The door logs the traceback when it gets the error after this answer."""

@@ -17,9 +17,10 @@ from postroad.api import admin
 from postroad.api.context import Context
 from postroad.console.gate import set_cookie
 from postroad.console.inside import ApiRefusedError, Headers, Inside
+from postroad.console.rendering import size
 from postroad.console.runs import Runs
 from postroad.domain.tenant import NO_TENANT, Access, Caller
-from postroad.errors import BodyTooLarge, PostroadError
+from postroad.errors import PostroadError
 from postroad.store import audits, tenants
 from postroad.store.engine import Connection
 from postroad.store.sessions import Session
@@ -29,6 +30,12 @@ SAID = "postroad_said"
 
 THEMES = ("light", "dark")
 _MOST_FORM_BYTES = 16 * 1024 * 1024
+MOST_BYTES_OF_STRANGERS = 64 * 1024
+"""What a form may be that anybody can send, signed in or not."""
+
+_MOST_FIELDS = 10_000
+_MOST_SAID_BYTES = 2_000
+"""Browsers drop a cookie of more than 4 KB, and proxies refuse the answer that has one."""
 
 
 @dataclass(slots=True)
@@ -159,9 +166,13 @@ class Visit:
         return reply.document
 
     async def note(self, action: str, target: str, outcome: str, *, tenant: str | None = None) -> None:
-        """Write an entry into the audit log."""
+        """Write an entry into the audit log; into that of another tenant only for whoever manages tenants.
+
+        For anybody else a name that a form brought would let them write there, and find out which tenants there are.
+        """
         async with self.context.database.connection() as connection:
-            tenant_id = None if tenant is None else await tenants.find(connection, tenant)
+            named = tenant if self.may_administer else None
+            tenant_id = None if named is None else await tenants.find(connection, named)
             await audits.add(
                 connection,
                 tenant_id or self.session.caller.tenant_id,
@@ -197,8 +208,7 @@ class Visit:
         """Show another page next, with a sentence about what was done."""
         answer = RedirectResponse(f"{path}?{urlencode(params)}" if params else path, 303)
         if said is not None:
-            text = quote(("!" if failed else "+") + said[:1000])
-            set_cookie(self.request, answer, SAID, text, lasts=None)
+            set_cookie(self.request, answer, SAID, _cut(("!" if failed else "+") + said), lasts=None)
         return answer
 
 
@@ -222,14 +232,36 @@ def theme_of(request: Request) -> str:
     return theme if theme in THEMES else ""
 
 
-async def form_of(request: Request) -> Form:
-    """What was typed. Raises `BodyTooLarge`."""
+async def form_of(request: Request, *, most_bytes: int = _MOST_FORM_BYTES) -> Form:
+    """What was typed. Raises `FormTooLargeError`."""
     gathered = bytearray()
     async for part in request.stream():
         gathered += part
-        if len(gathered) > _MOST_FORM_BYTES:
-            raise BodyTooLarge(_MOST_FORM_BYTES)
-    return Form(parse_qsl(gathered.decode("utf-8", "replace"), keep_blank_values=True))
+        if len(gathered) > most_bytes:
+            raise FormTooLargeError(size(most_bytes))
+    text = gathered.decode("utf-8", "replace")
+    if text.count("&") >= _MOST_FIELDS:
+        # Taking a form apart that is nothing but fields would keep everybody waiting for seconds.
+        raise FormTooLargeError(f"{_MOST_FIELDS:,} fields")
+    return Form(parse_qsl(text, keep_blank_values=True))
+
+
+def _cut(said: str) -> str:
+    """A sentence as a cookie can hold it, cut between its characters if it is too long."""
+    kept = said[: _MOST_SAID_BYTES + 1]
+    if len(whole := quote(kept)) <= _MOST_SAID_BYTES:
+        return whole
+    while len(quoted := quote(f"{kept}…")) > _MOST_SAID_BYTES:
+        # A character takes twelve bytes at most.
+        kept = kept[: -max((len(quoted) - _MOST_SAID_BYTES) // 12, 1)]
+    return quoted
+
+
+class FormTooLargeError(PostroadError):
+    """A form that nobody has typed."""
+
+    def __init__(self, most: str) -> None:
+        super().__init__(f"this form is too large: expected at most {most}")
 
 
 class GoneError(PostroadError):
