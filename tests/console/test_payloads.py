@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import orjson
 import pytest
 
 from postroad.console import payloads
+from postroad.console.attempts import attempts_in
 
 
 def test_a_body_of_any_depth_is_shown() -> None:
@@ -39,3 +42,15 @@ def test_json_is_laid_out_as_others_do() -> None:
     document: dict[str, object] = {"a": [1, -2.5, True, None, {"b": []}, [[]], {}], "ä": "x\ny", "": {"c": {"d": "e"}}}
     laid_out = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
     assert payloads.shown(orjson.dumps(document)).text == laid_out
+
+
+def test_many_large_answers_do_not_become_a_large_page() -> None:
+    answer = b"[" + b"1," * 15_000 + b"1]"
+    events: list[dict[str, object]] = []
+    for at in range(300):
+        events.append({"state": "ACTIVE", "time": at})
+        events.append({"state": "ERROR", "time": at, "responseBody": b64encode(answer).decode()})
+    answers = [one.answer for one in attempts_in(events) if one.answer is not None]
+    assert [one.size for one in answers] == [len(answer)] * 300
+    assert (answers[-1].kind, answers[0].is_cut, answers[0].text) == ("JSON", True, answer[:512].decode())
+    assert sum(len(one.markup) for one in answers) < 2_000_000

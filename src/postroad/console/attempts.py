@@ -9,6 +9,9 @@ from typing import Any
 from postroad.console import payloads
 from postroad.console.payloads import Payload
 
+_MOST_ANSWERED_BYTES = 64 * 1024
+"""Of answers that are shown whole, the newest first: to colour them all could take seconds."""
+
 _ENDS = ("DELIVERED", "ERROR", "FAILED", "CANCELED")
 
 
@@ -35,6 +38,7 @@ class Attempted:
 def attempts_in(events: Sequence[dict[str, Any]]) -> list[Attempted]:
     """Every attempt, the first one first, of events of which the first is the oldest."""
     found: list[Attempted] = []
+    answers: list[tuple[Attempted, bytes | str | None]] = []
     for event in events:
         state = event["state"]
         if state == "ACTIVE":
@@ -50,9 +54,13 @@ def attempts_in(events: Sequence[dict[str, Any]]) -> list[Attempted]:
             attempt.status = event.get("responseStatus")
             attempt.error = event.get("error")
             attempt.headers = event.get("responseHeader")
-            attempt.answer = payloads.shown(payloads.of_event(event, "responseBody"))
+            answers.append((attempt, payloads.of_event(event, "responseBody")))
         elif state == "FAILED":
             attempt.error = attempt.error or event.get("error")
         elif state == "RETRY":
             attempt.next_at = event.get("nextDeliveryTime")
+    left = _MOST_ANSWERED_BYTES
+    for attempt, body in reversed(answers):
+        attempt.answer = payloads.shown(body) if left > 0 else payloads.glimpse(body)
+        left -= len(body or "")
     return found

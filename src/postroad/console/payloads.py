@@ -19,6 +19,7 @@ MOST_COLOURED_CHARACTERS = 32 * 1024
 _MOST_LAID_OUT_CHARACTERS = 4 * MOST_SHOWN_BYTES
 """Each line is indented by how deep it is, so without a bound a little hostile JSON would be a page of megabytes."""
 
+_MOST_GLIMPSED_BYTES = 512
 _HEX_WIDTH = 16
 _MOST_HEX_BYTES = 4096
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
@@ -52,6 +53,13 @@ def shown(body: bytes | str | None, *, whole_size: int | None = None) -> Payload
     if text is not None:
         return Payload("text", escape(text), text, length, is_cut)
     return Payload("hex", escape(_hex(data)), "", length, is_cut or len(data) > _MOST_HEX_BYTES)
+
+
+def glimpse(body: bytes | str | None) -> Payload:
+    """How to show a body of which the beginning has to do."""
+    if not isinstance(body, bytes):
+        return shown(body)
+    return shown(body[:_MOST_GLIMPSED_BYTES], whole_size=len(body))
 
 
 def of_event(view: dict[str, Any], name: str) -> bytes | str | None:
