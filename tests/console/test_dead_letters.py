@@ -11,14 +11,15 @@ import pytest
 
 from postroad import dev
 from postroad.domain.tenant import TenantId
-from postroad.store import dead_letter_groups
+from postroad.store import dead_letter_groups, tokens
 from postroad.store.dead_letter_groups import Wanted
 from postroad.store.engine import Connection, Database
 from postroad.store.filters import Filters
 from tests.conftest import TOKEN, Running, eventually, running
-from tests.console.conftest import XSS, said
+from tests.console.conftest import XSS, SignIn, said
 from tests.moods import ok, status
 from tests.receiver import Receiver
+from tests.security.test_tokens import a_token, id_of
 
 ONE = TenantId(1)
 ONCE = {"Upstash-Retries": "0"}
@@ -307,6 +308,22 @@ async def test_a_server_that_stops_says_what_it_broke_off(database_url: str, con
     assert run is not None
     assert run["outcome"] == "broken off: the server stopped"
     assert run["done"] < 20
+
+
+async def test_a_run_ends_with_the_token_that_began_it(
+    visitor: httpx.AsyncClient, sign_in: SignIn, server: Running, connection: Connection
+) -> None:
+    token = await a_token(connection)
+    brief = await sign_in(token)
+    await buried(server, [NOBODY] * 20)
+    answer = await brief.post("/console/dlq/retry", data={"q": "", "now": "", "rate": "1"})
+    where = answer.headers["location"]
+
+    await tokens.revoke(connection, await id_of(connection, token))
+
+    live = await eventually(lambda: visitor.get(f"{where}/live"), lambda page: "Ended" in page.text)
+    assert "the token that began it is not valid any more" in live.text
+    assert len(await server.dead_letters()) > 10
 
 
 async def test_a_run_whose_process_has_died_says_so(visitor: httpx.AsyncClient, connection: Connection) -> None:

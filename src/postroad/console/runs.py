@@ -13,7 +13,7 @@ from postroad.api.context import Context
 from postroad.console.inside import ApiRefusedError, Inside
 from postroad.domain.tenant import TenantId
 from postroad.errors import PostroadError, Unavailable
-from postroad.store import audits, dead_letter_groups, dead_letter_runs
+from postroad.store import audits, dead_letter_groups, dead_letter_runs, sessions
 from postroad.store.dead_letter_groups import Wanted
 from postroad.store.engine import Connection, TryAgain
 from postroad.store.sessions import Session
@@ -105,8 +105,12 @@ class Runs:
             try:
                 async with self._database.reading(tenant_id) as connection:
                     await work.stock_up(tenant_id, connection)
+                async with self._database.connection() as connection:
+                    may_go_on = await sessions.is_valid(connection, session)
                 if work.is_over:
                     outcome = "done"
+                elif not may_go_on:
+                    outcome = "stopped: the token that began it is not valid any more"
                 else:
                     pause_s = await work.step()
                     busy = 0

@@ -14,13 +14,14 @@ class Session:
     """Who acts: a tenant's token, an administrator's, or the operator, who acts for any tenant.
 
     `tenant` is the name of whose things are looked at, None for an administrator. `actor` is what the audit log calls
-    who is signed in.
+    who is signed in. `token_id` is the token's, None for the operator.
     """
 
     caller: Caller
     tenant: str | None
     actor: str
     is_operator: bool
+    token_id: int | None = None
 
 
 async def begin(
@@ -65,7 +66,14 @@ async def find(connection: Connection, digest: bytes) -> Session | None:
         row["destinations"],
     )
     actor = "the operator" if is_operator else f"{row['token']} (token …{row['last_four']})"
-    return Session(caller, row["tenant"], actor, is_operator)
+    return Session(caller, row["tenant"], actor, is_operator, row["token_id"])
+
+
+async def is_valid(connection: Connection, session: Session) -> bool:
+    """Whether its token may still be used; for what goes on after the visitor has left."""
+    return session.token_id is None or await connection.fetchval(
+        "select exists (select from tokens where id = $1 and (expires_at > now()) is not false)", session.token_id
+    )
 
 
 async def of_operator(connection: Connection, tenant: str) -> Session | None:
