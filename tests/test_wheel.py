@@ -50,6 +50,10 @@ async def test_the_wheel_migrates_and_delivers_outside_the_checkout(
     assert url is not None, (await server.communicate())[1].decode()
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         answer = await client.post(f"{url}/v2/publish/{receiver.url()}", content=b"from the wheel")
+        page = await client.get(f"{url}/console")
+        files = re.findall(r'"(/console/static/[^"]+)"', page.text)
+        assert {file.rpartition(".")[2][:2] for file in files} == {"cs", "js", "sv"}
+        assert [(await client.get(url + file)).status_code for file in files] == [200] * len(files)
     assert answer.status_code == 201
     assert (await receiver.next_request()).body == b"from the wheel"
     server.send_signal(signal.SIGTERM)
