@@ -87,7 +87,8 @@ async def rows_page(visit: Visit) -> Response:
 
 async def message_page(visit: Visit, message_id: str) -> Response:
     """A message with every attempt."""
-    return visit.page("message.html", **await _message(visit, message_id))
+    asks = visit.query("ask") == "cancel"
+    return visit.page("message.html", asks_to_cancel=asks, **await _message(visit, message_id))
 
 
 async def live_page(visit: Visit, message_id: str) -> Response:
