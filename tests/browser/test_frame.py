@@ -82,7 +82,7 @@ async def test_what_is_read_needs_no_scripts(console: Console, receiver: Receive
     context = await console.browser.new_context(java_script_enabled=False)
     page = await context.new_page()
     await page.goto(f"{console.server.url}/console/messages")
-    await page.get_by_role("link", name=message).click()
+    await page.get_by_role("link", name=message, exact=True).click()
     await expect(page.get_by_text("the body")).to_be_visible()
     await expect(page.get_by_text("Waits for its time")).to_be_visible()
     await page.get_by_role("button", name="Cancel…").click()

@@ -26,7 +26,7 @@ async def test_the_list_and_a_message(console: Console, receiver: Receiver) -> N
     await console.look("message-edit", f"/console/messages/{waiting}/edit")
 
     page = await console.open("/console/messages?show=unfinished")
-    await page.get_by_role("link", name=waiting).click()
+    await page.get_by_role("link", name=waiting, exact=True).click()
     await expect(page.get_by_text("Waits for its time")).to_be_visible()
     await page.get_by_role("link", name="Edit").click()
     await page.get_by_label("Body").fill("sooner")

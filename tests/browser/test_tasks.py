@@ -57,7 +57,7 @@ async def test_messages(console: Console, receiver: Receiver) -> None:
 
     await clicks.begin()  # Which messages of this label have failed in the last hour?
     await clicks.find("label=nightly state=FAILED since=1h")
-    await expect(page.get_by_role("link", name=failed)).to_be_visible()
+    await expect(page.get_by_role("link", name=failed, exact=True)).to_be_visible()
     clicks.within_reach()
 
     await clicks.begin()  # Cancel one that waits.
@@ -69,7 +69,7 @@ async def test_messages(console: Console, receiver: Receiver) -> None:
 
     await clicks.begin()  # Make the next attempt now.
     await clicks.on(page.get_by_role("link", name="Waiting"))
-    await clicks.on(page.get_by_role("link", name=failing))
+    await clicks.on(page.get_by_role("link", name=failing, exact=True))
     await clicks.on(page.get_by_role("button", name="Retry now"))
     await expect(page.get_by_role("status").first).to_contain_text("It is due now")
     clicks.within_reach()
