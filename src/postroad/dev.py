@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from postroad import app
@@ -60,7 +60,9 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     chosen = settings.model_copy(
         update={"destinations": settings.destinations or "any", "public_url": settings.public_url or address}
     )
-    with listener, database_url(settings) as url:
+    configured = settings.database_url
+    database = nullcontext(configured.get_secret_value()) if configured else embedded.running(settings.data_dir)
+    with listener, database as url:
         keys = asyncio.run(
             prepare(
                 url,
@@ -107,16 +109,3 @@ async def prepare(
         first = await tenants.find(connection, DEV_USERS[0].tenant)
         assert first is not None
         return await tenants.signing_keys(connection, first)
-
-
-@contextmanager
-def database_url(settings: Settings) -> Iterator[str]:
-    """The configured database, or an embedded one for as long as this lasts."""
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
-        return
-    server = embedded.start(settings.data_dir)
-    try:
-        yield server.url
-    finally:
-        embedded.stop(server)

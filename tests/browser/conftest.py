@@ -38,11 +38,15 @@ _WIDER = "document.documentElement.scrollWidth - document.documentElement.client
 
 @dataclass
 class Console:
-    """The console in a browser. `page` is a wide, light window; what it complains of is gathered in `complaints`."""
+    """The console in a browser. `page` is a wide, light window; what it complains of is gathered in `complaints`.
+
+    What `look` opens is in a `second` window, which knows nothing of the first one.
+    """
 
     server: Running
     browser: Browser
     page: Page
+    second: Page | None = None
     complaints: list[str] = field(default_factory=list)
 
     async def open(self, path: str) -> Page:
@@ -60,17 +64,20 @@ class Console:
         if path is None:
             await self._examine(name, self.page)
             return
+        if self.second is None:
+            context = await self.browser.new_context(**WAYS["light"], reduced_motion="reduce")
+            self.second = await context.new_page()
+            self.listen(self.second)
+        page = self.second
+        answer = await page.goto(self.server.url + path)
+        assert answer is not None
+        assert answer.status < 400, f"{path}: {answer.status}"
+        if ready is not None:
+            await page.wait_for_selector(ready)
         for way, options in WAYS.items():
-            context = await self.browser.new_context(**options, reduced_motion="reduce")
-            page = await context.new_page()
-            self.listen(page)
-            answer = await page.goto(self.server.url + path)
-            assert answer is not None
-            assert answer.status < 400, f"{path}: {answer.status}"
-            if ready is not None:
-                await page.wait_for_selector(ready)
+            await page.emulate_media(color_scheme=options["color_scheme"], reduced_motion="reduce")
+            await page.set_viewport_size(options["viewport"])
             await self._examine(f"{name}-{way}", page)
-            await context.close()
 
     async def _examine(self, name: str, page: Page) -> None:
         if SHOTS:

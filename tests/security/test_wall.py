@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -280,12 +281,15 @@ async def test_two_tenants_take_turns_on_one_connection(filled: Database, databa
 async def downgraded(url: str, revision: str) -> None:
     """Take the schema back to what an older version knows."""
     from alembic import command
+    from alembic.config import Config
     from sqlalchemy import Connection as SyncConnection
 
     from postroad.store.connecting import sqlalchemy_engine
 
     def down(connection: SyncConnection) -> None:
-        config = migrations._config()
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+        config.set_main_option("path_separator", "os")
         config.attributes["connection"] = connection
         command.downgrade(config, revision)
 

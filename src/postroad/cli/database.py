@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 def with_database(work: Callable[[str], Awaitable[T]]) -> T:
     """Run database work on the configured server, else on the embedded one of `dev`, whether that runs or not."""
-    from postroad.dev import database_url
     from postroad.store import embedded, migrations
     from postroad.store.engine import connected
 
@@ -30,16 +29,17 @@ def with_database(work: Callable[[str], Awaitable[T]]) -> T:
         return await work(url)
 
     chosen = settings.load()
-    if chosen.database_url is None:
-        if not chosen.data_dir.exists():
-            raise Misconfigured(
-                "set POSTROAD_DATABASE_URL; without it this works on the database of `postroad dev`, and there is none "
-                f"in {chosen.data_dir}"
-            )
-        typer.echo(f"On the database of `postroad dev` in {chosen.data_dir}:", err=True)
-    if chosen.database_url is None and (url := embedded.url_in_use(chosen.data_dir)) is not None:
+    if chosen.database_url is not None:
+        return asyncio.run(run(chosen.database_url.get_secret_value()))
+    if not chosen.data_dir.exists():
+        raise Misconfigured(
+            "set POSTROAD_DATABASE_URL; without it this works on the database of `postroad dev`, and there is none "
+            f"in {chosen.data_dir}"
+        )
+    typer.echo(f"On the database of `postroad dev` in {chosen.data_dir}:", err=True)
+    if (url := embedded.url_in_use(chosen.data_dir)) is not None:
         return asyncio.run(run(url))
-    with database_url(chosen) as url:
+    with embedded.running(chosen.data_dir) as url:
         return asyncio.run(run(url))
 
 

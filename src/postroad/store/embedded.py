@@ -13,8 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from io import FileIO
@@ -108,6 +108,16 @@ def start(data_dir: Path, *, database: str = "postroad", extra_settings: Mapping
 def stop(server: EmbeddedPostgres) -> None:
     """Shut the server down, which ends its connections at once, and give data_dir back. May be called twice."""
     server.held.close()
+
+
+@contextmanager
+def running(data_dir: Path) -> Iterator[str]:
+    """The URL of a server as `start` starts it, for as long as this lasts."""
+    server = start(data_dir)
+    try:
+        yield server.url
+    finally:
+        stop(server)
 
 
 def url_in_use(data_dir: Path) -> str | None:
