@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import httpx
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from postroad import dev
+from postroad import app, dev
 from postroad.app import Node, listen
+from postroad.dispatch.egress.tls import tls_context
 from postroad.settings import Settings, load
 from postroad.store import embedded, migrations, time_travel
 from postroad.store.engine import Connection, Database
@@ -30,6 +32,9 @@ from tests.security.log_watch import LogWatch
 
 TOKEN = dev.DEV_USERS[0].token
 KEYS = dev.DEV_USERS[0].keys
+
+# Every server reads the certificates of the system, which takes longer than most tests: here once for all of them.
+app.tls_context = cache(tls_context)  # type: ignore[attr-defined]  # that is where it is used
 
 _numbers = count(1)
 _PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -236,7 +241,8 @@ async def running(
         serving.result()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     try:
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+        # Without certificates, which take longer to read than most tests.
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, verify=False) as client:
             yield Running(url, client, node, database_url)
     finally:
         serving.cancel()

@@ -233,7 +233,7 @@ class Node:
         self._watch.stop()
         self._feed.stop()
         if server is not None:
-            server.should_exit = True
+            server.stop()
             await asyncio.wait([task for task in tasks if task.get_name() == "server"], timeout=10)
         await self._bulk_worker.stop()
         await self._console_runs.stop()

@@ -6,14 +6,11 @@ import asyncio
 import logging
 import resource
 import socket
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
-from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -23,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from postroad.domain.ids import random_text
 from postroad.joined_writes import JoinedWrites
+from postroad.patience import Patience, Watch
 
 if TYPE_CHECKING:
     from postroad.api.door import App
@@ -39,32 +37,14 @@ _NOT_HTTP = (
 )
 _MOST_DESCRIPTORS = 65_536
 _FULL = "the server is at capacity, try again later"
-_CANDIDATES = 256
-_MOST_LEAVING = 1_000
-_SILENT_S = 60
 _FAREWELL_S = 0.05
+_LOOK_EVERY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How many seconds a client may take for what it does, and how many clients there may be in one process.
-
-    A body that is on its way, and an answer that is not taken, must get ahead by `least_bytes` in every `stalled`
-    seconds. `linger` is how long the rest of a request is thrown away that was answered before it was complete.
-    """
-
-    head: int = 10
-    stalled: int = 30
-    least_bytes: int = 16 * 1024
-    idle: int = 75
-    linger: int = 10
-    connections: int = 10_000
-
-
 class Server(uvicorn.Server):
-    """Serves until `should_exit`; `ready` is set when it accepts connections."""
+    """Serves until `stop`; `ready` is set when it accepts connections."""
 
     def __init__(self, app: App, patience: Patience | None = None) -> None:
         self.watch = Watch(patience or Patience(connections=_connections_that_fit()))
@@ -86,17 +66,24 @@ class Server(uvicorn.Server):
             )
         )
         self.ready = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin the shutdown."""
+        self.should_exit = True
+        self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell when it is done."""
         await super().startup(sockets)
         self.ready.set()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times in a second."""
-        if counter % 10 == 0:
+    async def main_loop(self) -> None:
+        """Look after the connections once in a second, where uvicorn would look ten times whether to stop."""
+        while not self._stopping.is_set():
             self.watch.tick()
-        return await super().on_tick(counter)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _LOOK_EVERY_S)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was on its way when the stop began, and say with the answer that the connection ends.
@@ -105,70 +92,18 @@ class Server(uvicorn.Server):
         """
         self.watch.take_leave()
         await asyncio.sleep(_FAREWELL_S)
-        await super().shutdown(sockets)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The node has the handlers."""
         yield
-
-
-class Watch:
-    """Ends what takes too long: one look at all connections in a second, instead of timers for every request."""
-
-    def __init__(self, patience: Patience) -> None:
-        self.patience = patience
-        self.now = 0
-        self.is_leaving = False
-        self._silent_until = 0
-        self._connections: OrderedDict[_Protocol, None] = OrderedDict()
-        self._leaving: set[_Protocol] = set()
-
-    def tick(self) -> None:
-        """A second has passed."""
-        self.now += 1
-        for connection in (*self._connections, *self._leaving):
-            connection.look()
-
-    def enter(self, connection: _Protocol) -> None:
-        """A connection was made. When there are too many, one that waits for its client gives way to it.
-
-        So whoever opens many and says nothing loses them to those who have something to say. Where none of some waits,
-        the new one is told to come again later.
-        """
-        self._connections[connection] = None
-        if len(self._connections) <= self.patience.connections:
-            return
-        if self.now >= self._silent_until:
-            self._silent_until = self.now + _SILENT_S
-            _log.warning("more than %d clients are connected: those give way that wait", self.patience.connections)
-        leaver = self._one_that_waits(connection)
-        if leaver is None:
-            leaver = connection
-            connection.turn_away()
-        if leaver is not connection or len(self._leaving) >= _MOST_LEAVING:
-            leaver.end()
-        del self._connections[leaver]
-        self._leaving.add(leaver)
-
-    def take_leave(self) -> None:
-        """From now on each answer is the last of its connection."""
-        self.is_leaving = True
-        for connection in self._connections:
-            connection.answer_last()
-
-    def leave(self, connection: _Protocol) -> None:
-        """A connection was lost."""
-        self._connections.pop(connection, None)
-        self._leaving.discard(connection)
-
-    def _one_that_waits(self, newcomer: _Protocol) -> _Protocol | None:
-        """Of some connections that have not been looked at for longest, the one that has waited longest."""
-        some = list(islice(self._connections, _CANDIDATES))
-        for one in some:
-            self._connections.move_to_end(one)
-        waiting = [one for one in some if one.is_waiting and one is not newcomer]
-        return min(waiting, key=lambda one: one.since, default=None)
 
 
 class _Reading(Enum):

@@ -8,7 +8,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from postroad.server import Patience, Watch, _Protocol
+from postroad.patience import Patience, Watch
+from postroad.server import _Protocol
 
 
 class _Loop:

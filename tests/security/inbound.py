@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-
 from postroad.app import listen
-from postroad.server import Patience, Server
+from postroad.patience import Patience
+from postroad.server import Server
 
 
 @dataclass
@@ -63,9 +62,9 @@ async def raw(url: str) -> AsyncIterator[Raw]:
 
 
 class _Still(Server):
-    async def on_tick(self, counter: int) -> bool:
+    async def main_loop(self) -> None:
         """No second passes by itself."""
-        return await uvicorn.Server.on_tick(self, counter)
+        await self._stopping.wait()
 
 
 @dataclass
@@ -120,5 +119,6 @@ async def served(patience: Patience | None = None, *, still: bool = True) -> Asy
     try:
         yield one
     finally:
-        one.server.force_exit = one.server.should_exit = True
+        one.server.force_exit = True
+        one.server.stop()
         await task

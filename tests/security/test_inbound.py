@@ -17,7 +17,8 @@ from postroad.api.query import known_ids
 from postroad.domain.ids import IdMint, message_text
 from postroad.domain.publication import Publication, Request
 from postroad.domain.url_group import UrlGroup
-from postroad.server import MOST_HEAD_BYTES, MOST_HEADERS, MOST_PIPELINED, Patience
+from postroad.patience import Patience
+from postroad.server import MOST_HEAD_BYTES, MOST_HEADERS, MOST_PIPELINED
 from postroad.store.engine import Connection
 from tests.conftest import Running, Serve
 from tests.receiver import Receiver

@@ -13,11 +13,12 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from postroad.errors import Misconfigured
 from postroad.vault import PLAIN, Vault
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = asyncpg.Record
@@ -110,6 +111,10 @@ async def open_pool(url: str, *, most: int, vault: Vault = PLAIN) -> asyncpg.Poo
 
 def sqlalchemy_engine(url: str) -> AsyncEngine:
     """For migrations, which are SQLAlchemy's: an engine whose connections are such, each new."""
+    # Needed for nothing else, and slow to import.
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
     return create_async_engine(
         "postgresql+asyncpg://", async_creator=partial(connect, url, command_timeout=None), poolclass=NullPool
     )
