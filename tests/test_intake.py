@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from postroad.store.engine import Connection
-from tests.conftest import Running, eventually, running
+from tests.conftest import Running, Serve, eventually, running
 from tests.proxy import DatabaseProxy
 from tests.receiver import Receiver
 
@@ -137,8 +137,9 @@ async def test_time_moves_only_what_lies_ahead(server: Running, receiver: Receiv
 
 
 async def test_a_day_without_a_partition_is_our_fault_and_not_the_publishers(
-    server: Running, connection: Connection, receiver: Receiver
+    serve: Serve, connection: Connection, receiver: Receiver
 ) -> None:
+    server = await serve(roles="api")  # a dispatcher would make them anew
     names = await connection.fetch("select relname from pg_class where relkind = 'r' and relname like 'messages_20%'")
     for row in names:
         await connection.execute(f"drop table {row['relname']}")

@@ -87,7 +87,7 @@ async def test_a_process_runs_the_build_that_it_is_given(tmp_path: Path) -> None
     environment = build(tmp_path, QUICK)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from postroad.store import dispatchers, migrations as m; print(dispatchers.__file__);"
-        "print(dispatchers.ALIVE_FOR.total_seconds()); print(m._config().get_main_option('script_location'))",
+        "print(dispatchers.ALIVE_FOR.total_seconds()); print(m._directory())",
         env=os.environ | environment, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, _ = await process.communicate()
