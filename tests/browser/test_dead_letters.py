@@ -37,7 +37,7 @@ async def test_dead_letters_by_group_ticked_and_one_by_one(console: Console, rec
     await console.look("dead-letter", f"/console/dlq/{letter['dlqId']}")
 
     page = await console.open("/console/dlq")
-    await page.get_by_role("link", name="Retry 127.0.0.1, 500").click()
+    await page.get_by_role("link", name=f"Retry 127.0.0.1:{receiver.port}, 500").click()
     await expect(page.get_by_role("heading", name="Retry 5 dead letters?")).to_be_visible()
     await page.get_by_role("button", name="Retry 5").click()
     await expect(page.get_by_role("status").first).to_contain_text("5 dead letters are on the way again.")

@@ -12,6 +12,7 @@ from postroad.store import audits
 from postroad.store.engine import Connection
 from tests.conftest import Running
 from tests.console.conftest import XSS
+from tests.receiver import Receiver
 
 
 async def note(connection: Connection, *, tenant: int = 1, action: str = "pause", target: str = "t") -> None:
@@ -65,3 +66,13 @@ async def test_a_tenant_sees_its_own_and_nothing_as_markup(visitor: httpx.AsyncC
         assert "&lt;script&gt;alert" in page
         assert "<script>alert" not in page
         assert "<img src=x" not in page
+
+
+async def test_what_is_sent_is_written_down(visitor: httpx.AsyncClient, receiver: Receiver) -> None:
+    await visitor.post("/console/send", data={"kind": "publish", "destination": receiver.url("/sent"), "body": "x"})
+    await visitor.post("/console/send", data={"kind": "publish", "destination": "ftp://nowhere", "body": "x"})
+
+    page = (await visitor.get("/console/audit")).text
+    assert "ftp://nowhere" in page
+    assert receiver.url("/sent") in page
+    assert "refused: " in page

@@ -153,6 +153,14 @@ async def test_dev_opens_by_itself_on_this_machine_only(serve: Serve) -> None:
             assert (await client.get("/console", headers={"Host": host})).status_code in (303, 400), host
 
 
+async def test_under_dev_whoever_signed_in_can_sign_out(serve: Serve) -> None:
+    server = await serve(dev=True)
+    async with httpx.AsyncClient(base_url=server.url, headers={"Origin": server.url}, verify=False) as browser:
+        assert "Sign out" not in (await browser.get("/console")).text
+        await browser.post("/console/login", data={"secret": TOKEN})
+        assert "Sign out" in (await browser.get("/console")).text
+
+
 async def test_every_answer_says_what_a_browser_may_do_with_it(visitor: httpx.AsyncClient, server: Running) -> None:
     async with browser(server) as stranger:
         answers = [

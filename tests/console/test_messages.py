@@ -62,6 +62,19 @@ async def test_a_filter_that_is_wrong_is_said_to_be(visitor: httpx.AsyncClient, 
     assert "<script>alert" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("q", "words"),
+    [
+        ("emails", "No message matches label=emails."),
+        ("localhost", "No message matches host=localhost."),
+        ("127.0.0.1:9", "No message matches host=127.0.0.1:9."),
+        ("host=nowhere", "No message matches."),
+    ],
+)
+async def test_what_a_word_was_taken_for_is_said(visitor: httpx.AsyncClient, q: str, words: str) -> None:
+    assert words in (await visitor.get("/console/messages", params={"q": q})).text
+
+
 async def test_pages_follow_each_other(visitor: httpx.AsyncClient, server: Running) -> None:
     answer = await server.http.post(
         "/v2/batch",

@@ -30,7 +30,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FILTERS = {
     "messageIds": "ids of messages",
     "url": "whole URLs",
-    "host": "hosts of URLs",
+    "host": "hosts of URLs, at any port or, as in api.example.com:8443, at one",
     "path": "paths of URLs",
     "label": "labels",
     "topicName": "names of URL groups",

@@ -73,6 +73,12 @@ def parse(text: str, *, now_ms: int, names: Mapping[str, str] = NAMES) -> Search
     return Search(text.strip(), params)
 
 
+def understood(text: str) -> str:
+    """What a word without a name is taken for, as a filter that says so; nothing if there is no such word."""
+    matches = list(_WORD.finditer(text.strip()))
+    return " ".join(f"{_guess(m[2] or m[3])}={m[2] or m[3]}" for m in matches if m[1] is None and (m[2] or m[3]))
+
+
 def without(text: str, dropped: Collection[str], *, names: Mapping[str, str] = NAMES) -> str:
     """The filter as it was typed, but for what it says of these names."""
     words = (match for match in _WORD.finditer(text.strip()) if _read(match, names)[0] not in dropped)
@@ -99,7 +105,9 @@ def _guess(value: str) -> str:
         return "url"
     if value.upper() in STATES:
         return "state"
-    return "path" if value.startswith("/") else "host" if "." in value or ":" in value else "label"
+    if value.startswith("/"):
+        return "path"
+    return "host" if "." in value or ":" in value or value.lower() == "localhost" else "label"
 
 
 def _span(name: str, value: str) -> int:

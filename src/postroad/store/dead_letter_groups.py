@@ -17,7 +17,7 @@ from postroad.domain.ids import MessageId
 from postroad.domain.message import METHODS
 from postroad.domain.tenant import TenantId
 from postroad.store.engine import Connection, Row, run
-from postroad.store.filters import Filters, host_of, on_message
+from postroad.store.filters import Filters, at_host, on_message, place_of
 from postroad.store.tables import dead_letters, messages
 
 LOOK = 10_000
@@ -52,7 +52,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Letters to one host with one error: a status, or none and a reason.
+    """Letters to one host, at one port, with one error: a status, or none and a reason.
 
     The reason ends in an asterisk where it was cut, or where the address of a connection stood.
     """
@@ -125,7 +125,8 @@ async def grouped(
         .offset(0)
         .subquery("parts")
     )
-    host = host_of(literal("x://", Text) + parts.c.authority)
+    url = literal("x://", Text) + parts.c.authority
+    host = place_of(url)
     kind = func.regexp_replace(parts.c.reason, _ADDRESS, ": *")
     count = func.sum(parts.c.count)
     query = (
@@ -144,7 +145,7 @@ async def grouped(
         .limit(most)
     )
     if (hosts := wanted.filters.values.get("host")) is not None:
-        query = query.where(host == any_(literal([one.lower() for one in hosts], ARRAY(Text))))
+        query = query.where(at_host(url, literal([one.lower() for one in hosts], ARRAY(Text))))
     rows = await run(connection, query)
     _, _, seen = await _reached(connection, looked)
     groups = [

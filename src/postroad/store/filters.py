@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, any_, bindparam, func, literal
+from sqlalchemy import ColumnElement, FromClause, and_, any_, bindparam, func, literal, or_
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
 from postroad.domain.ids import MessageId
 
 _HOST = r"^[^:]+://(\[[^\]]*\]|[^/?#:]*)"
+_PLACE = r"^[^:]+://([^/?#]*)"
 _PATH = r"^[^:]+://[^/?#]*([^?#]*)"
 
 
@@ -65,6 +66,17 @@ def host_of(url: ColumnElement[str]) -> ColumnElement[str]:
     return func.lower(func.substring(url, _HOST))
 
 
+def place_of(url: ColumnElement[str]) -> ColumnElement[str]:
+    """The host of a URL, with its port where that is written."""
+    return func.lower(func.substring(url, _PLACE))
+
+
+def at_host(url: ColumnElement[str], values: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the URL leads to one of some hosts: at any port, or at the one that is named."""
+    names_port = func.array_to_string(values, ",").like("%:%")  # seldom; without one no row is searched twice
+    return or_(host_of(url) == any_(values), and_(names_port, place_of(url) == any_(values)))
+
+
 def _prepared(name: str, values: Iterable[str]) -> list[str]:
     return [value.lower() if name == "host" else value for value in values]
 
@@ -77,7 +89,7 @@ def _condition(messages: FromClause, name: str, values: ColumnElement[Any]) -> C
         case "url":
             return column.url == any_(values)
         case "host":
-            return host_of(column.url) == any_(values)
+            return at_host(column.url, values)
         case "path":
             return func.coalesce(func.nullif(func.substring(column.url, _PATH), ""), "/") == any_(values)
         case "label":

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from postroad.console import payloads
 from postroad.console.attempts import Attempted, attempts_in
 from postroad.console.inside import ApiRefusedError, segment
-from postroad.console.search import NAMES, FilterError, Search, parse
+from postroad.console.search import NAMES, FilterError, Search, parse, understood
 from postroad.console.visit import GoneError, Visit
 
 PAGE = 50
@@ -67,6 +67,7 @@ async def list_page(visit: Visit) -> Response:
         chips=_CHIPS,
         names=NAMES,
         same=_command(search, show),
+        understood=understood(q),
     )
 
 

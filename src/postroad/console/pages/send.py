@@ -79,7 +79,14 @@ async def send(visit: Visit) -> Response:
 async def _send(visit: Visit, draft: Draft) -> Any:
     if draft.kind == "batch":
         fields = [("content-type", "application/json")]
-        return await visit.change("POST", "/v2/batch", headers=fields, content=draft["batch"].encode())
+        return await visit.change(
+            "POST",
+            "/v2/batch",
+            headers=fields,
+            content=draft["batch"].encode(),
+            action="send a batch",
+            target="messages as they are in the list",
+        )
     if draft.kind == "enqueue" and not draft["queue"]:
         raise DraftError("queue", "name the queue that it goes through")
     is_schedule = draft.kind == "schedule"
@@ -88,7 +95,7 @@ async def _send(visit: Visit, draft: Draft) -> Any:
         draft.path,
         headers=draft.headers(),
         content=draft.body,
-        action="make a schedule" if is_schedule else None,
+        action="make a schedule" if is_schedule else "send a message",
         target=f"{draft['schedule_id']} {draft['cron']} {draft['destination']}".strip(),
     )
 

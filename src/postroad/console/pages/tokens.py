@@ -54,7 +54,7 @@ async def revoke(visit: Visit) -> Response:
         target=f"{name} (…{visit.form.text('ends_with')})",
         tenant=tenant,
     )
-    return visit.go("/console/tokens", f"{name} is revoked: no node accepts it in five seconds.", tenant=tenant)
+    return visit.go("/console/tokens", f"{name} is revoked: five seconds from now no node accepts it.", tenant=tenant)
 
 
 async def _page(visit: Visit, *, made: dict[str, Any] | None = None, problem: str = "") -> Response:
