@@ -467,12 +467,14 @@ async def test_a_host_is_found_at_any_port_or_at_one(server: Running, receiver: 
     here = await server.publish(receiver.url("/here"))
     named = await server.publish(receiver.url("/here", host="localhost"))
     elsewhere = await server.publish("http://127.0.0.1:9/x", Upstash_Delay="1h")
+    sixth = await server.publish("http://[::1]:9?a=b", Upstash_Delay="1h")
 
     async def found(host: str) -> set[str]:
         return {event["messageId"] for event in await server.events(host=host)}
 
     assert await found("127.0.0.1") == {here, elsewhere}
     assert await found("127.0.0.1:9") == {elsewhere}
+    assert await found("[::1]") == await found("[::1]:9") == {sixth}
     assert await found(f"LOCALHOST:{receiver.port}") == {named}
     assert await found(f"localhost,127.0.0.1:{receiver.port}") == {here, named}
     assert await found(f"127.0.0.1:{receiver.port}9") == set()
