@@ -78,14 +78,9 @@ async def send(visit: Visit) -> Response:
 
 async def _send(visit: Visit, draft: Draft) -> Any:
     if draft.kind == "batch":
-        fields = [("content-type", "application/json")]
+        fields, content = [("content-type", "application/json")], draft["batch"].encode()
         return await visit.change(
-            "POST",
-            "/v2/batch",
-            headers=fields,
-            content=draft["batch"].encode(),
-            action="send a batch",
-            target="messages as they are in the list",
+            "POST", "/v2/batch", headers=fields, content=content, action="send a batch", target=f"{len(content)} bytes"
         )
     if draft.kind == "enqueue" and not draft["queue"]:
         raise DraftError("queue", "name the queue that it goes through")
